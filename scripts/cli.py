@@ -1,0 +1,44 @@
+"""The `vidssl` command: one subcommand a module of `scripts/`."""
+
+import importlib
+import sys
+
+COMMANDS = {
+    "pretrain": "train an encoder on a folder of videos",
+    "evaluate": "probe a run on labelled videos, beside honest baselines",
+    "extract": "write the features of a folder of videos",
+    "record": "record episodes of an environment as MP4",
+    "robot-eval": "judge features by the policies built on them",
+    "demo": "the whole path on generated data, with a report",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `vidssl COMMAND …`; returns the exit status. A user's mistake prints one message and gives 2."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: vidssl COMMAND [options]   (vidssl COMMAND --help explains one)\n")
+        print("\n".join(f"  {name:<11} {what}" for name, what in COMMANDS.items()))
+        return 0
+    if argv[0] in ("-V", "--version"):
+        from vidssl import __version__
+
+        print(f"vidssl {__version__}")
+        return 0
+    from vidssl.errors import VidsslError, unknown_name
+
+    try:
+        if argv[0] not in COMMANDS:
+            raise unknown_name("command", argv[0], COMMANDS)
+        module = importlib.import_module(f"vidssl.scripts.{argv[0].replace('-', '_')}")
+        return module.main(argv[1:]) or 0
+    except VidsslError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
