@@ -73,7 +73,7 @@ if [ -n "$missing" ]; then
   say "installs system packages with apt-get: $missing"
   export DEBIAN_FRONTEND=noninteractive
   apt-get update -qq
-  $install -qq >/dev/null
+  $install -qq -o Dpkg::Use-Pty=0 >/dev/null
   still=$(missing_packages 2>/dev/null | xargs)
   [ -z "$still" ] || fail "installed $missing, and still cannot load: $still"
 fi
@@ -90,8 +90,7 @@ export UV_PROJECT_ENVIRONMENT=.venv UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-300}
 if [ ! -x .venv/bin/python ]; then
   say "installs the packages of uv.lock into .venv/ (about 6 GB on disk; torch brings its GPU libraries)"
   .tools/bin/uv python find --quiet --no-python-downloads >/dev/null 2>&1 ||
-    say "found no Python 3.11 or 3.12; uv downloads one"
+    say "vidssl needs Python 3.11 or 3.12 and none is here; uv downloads one (or install one and run me again)"
 fi
-.tools/bin/uv sync --frozen ||
-  fail "the packages could not be installed; uv says why above (vidssl needs Python 3.11 or 3.12 and a package registry)"
+.tools/bin/uv sync --frozen || fail "the packages could not be installed; uv says why above"
 say "ready: .venv/bin/vidssl --help"

@@ -1,0 +1,123 @@
+"""The `vidssl` command: exit statuses, and no traceback for what a user can mend."""
+
+import os
+import signal
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vidssl.errors import VidsslError
+from vidssl.scripts import cli
+
+# A program whose only subcommand waits: `vidssl wait`, with its own main.
+WAITS = """
+import sys, time, types
+from vidssl.scripts import cli
+def wait(argv):
+    print("waiting", flush=True)
+    time.sleep(60)
+sys.modules["vidssl.scripts.wait"] = types.SimpleNamespace(main=wait)
+cli.COMMANDS["wait"] = "waits"
+sys.exit(cli.main(["wait"]))
+"""
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes `vidssl fake` do what the test wants."""
+
+    def install(main: Callable[[list[str]], int | None]) -> None:
+        module = types.ModuleType("vidssl.scripts.fake")
+        module.main = main  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "vidssl.scripts.fake", module)
+        monkeypatch.setitem(cli.COMMANDS, "fake", "a command of this test")
+
+    return install
+
+
+@pytest.mark.parametrize("argv", [[], ["-h"], ["--help"]])
+def test_help_lists_every_command(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(argv) == 0
+    shown = capsys.readouterr().out
+    for name, what in cli.COMMANDS.items():
+        assert name in shown
+        assert what in shown
+
+
+@pytest.mark.parametrize("option", ["-V", "--version"])
+def test_version(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    import vidssl
+
+    assert cli.main([option]) == 0
+    assert capsys.readouterr().out == f"vidssl {vidssl.__version__}\n"
+
+
+@pytest.mark.parametrize("name", ["pretrian", "--verbose", "", "cli", "../cli"])
+def test_an_unknown_command_is_answered_with_the_valid_ones(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([name]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert repr(name) in shown.err
+    for valid in cli.COMMANDS:
+        assert valid in shown.err
+
+
+def test_the_rest_of_the_line_reaches_the_command(command: Callable[..., None]) -> None:
+    got: list[str] = []
+    command(got.extend)
+    assert cli.main(["fake", "DATA", "--help"]) == 0  # a command that returns None succeeded
+    assert got == ["DATA", "--help"]
+
+
+def test_a_commands_status_is_the_programs(command: Callable[..., None]) -> None:
+    command(lambda argv: 3)
+    assert cli.main(["fake"]) == 3
+
+
+def test_a_users_mistake_gives_one_line_and_2(command: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    def main(argv: list[str]) -> None:
+        raise VidsslError("empty: no videos; pass a folder that has some")
+
+    command(main)
+    assert cli.main(["fake"]) == 2
+    assert capsys.readouterr() == ("", "error: empty: no videos; pass a folder that has some\n")
+
+
+def test_a_defect_of_ours_keeps_its_traceback(command: Callable[..., None]) -> None:
+    def main(argv: list[str]) -> None:
+        raise ZeroDivisionError
+
+    command(main)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["fake"])
+
+
+def test_ctrl_c_gives_130_and_no_traceback() -> None:
+    process = subprocess.Popen([sys.executable, "-c", WAITS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert error == "interrupted\n"
+
+
+def test_the_installed_command_runs() -> None:
+    program = Path(sys.executable).with_name("vidssl" + (".exe" if os.name == "nt" else ""))
+    result = subprocess.run([program, "nonsense"], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    assert "unknown command 'nonsense'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_an_unknown_option_gives_2(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([name, "--no-such-option", "1"])
+    assert stop.value.code == 2
+    shown = capsys.readouterr()
+    assert "no-such-option" in shown.out + shown.err
