@@ -46,24 +46,26 @@ def egl_renders():
     return any(egl.eglInitialize(c_void_p(shown), None, None) for shown in displays if shown)
 
 
+missing = []
 if not loads("libglib-2.0.so.0", "libgthread-2.0.so.0"):
-    print("libglib2.0-0")
+    missing += ["libglib2.0-0"]
 if not loads("libGL.so.1"):
-    print("libgl1")
+    missing += ["libgl1"]
 if not loads("libEGL.so.1"):
-    print("libegl1 libgl1-mesa-dri")
+    missing += ["libegl1", "libgl1-mesa-dri"]
 elif not egl_renders():
-    print("libegl-mesa0 libgl1-mesa-dri")
+    missing += ["libegl-mesa0", "libgl1-mesa-dri"]
 try:
     import ensurepip, venv
 except ImportError:
-    print("python3-venv")
+    missing += ["python3-venv"]
+print(*missing)
 PYTHON
 }
 
 command -v python3 >/dev/null || fail "python3 is missing; install python3, python3-venv and python3-pip (Debian's names)"
 
-missing=$(missing_packages 2>/dev/null | xargs) || fail "could not try the system's libraries with python3"
+missing=$(missing_packages 2>/dev/null) || fail "could not try the system's libraries with python3"
 if [ -n "$missing" ]; then
   install="apt-get install -y --no-install-recommends $missing"
   command -v apt-get >/dev/null ||
@@ -74,7 +76,7 @@ if [ -n "$missing" ]; then
   export DEBIAN_FRONTEND=noninteractive
   apt-get update -qq
   $install -qq -o Dpkg::Use-Pty=0 >/dev/null
-  still=$(missing_packages 2>/dev/null | xargs)
+  still=$(missing_packages 2>/dev/null)
   [ -z "$still" ] || fail "installed $missing, and still cannot load: $still"
 fi
 
