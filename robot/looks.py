@@ -1,0 +1,138 @@
+"""How the rover's world looks: textures, materials and daylight. Colours are RGB in [0,1] unless said otherwise.
+
+Real-time shadows cost more than everything else in a software renderer, so the rocks' shadows are painted into the
+ground's texture when a layout is written.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .terrain import HALF, TOP, Floats, Layout, rock_bank
+
+if TYPE_CHECKING:
+    import mujoco
+
+NEAR, FAR = 0.04, 80.0  # clipping planes of every camera, m
+TEXELS = 512  # side of the ground's texture: 4 cm a texel
+SAND, DUST, BASALT = (0.76, 0.46, 0.29), (0.86, 0.60, 0.42), (0.44, 0.29, 0.23)
+
+_maps: dict[str, Floats] = {}
+
+
+def assets() -> str:
+    """The MJCF textures, materials and the mesh of the hills."""
+    return f"""
+    <texture type="skybox" builtin="gradient" rgb1="0.62 0.55 0.52" rgb2="0.93 0.78 0.61" width="64" height="384"/>
+    <texture name="ground" type="2d" builtin="flat" rgb1="{_rgb(SAND)}" width="{TEXELS}" height="{TEXELS}"/>
+    <texture name="grain" type="2d" builtin="flat" rgb1="{_rgb(SAND)}" width="128" height="128"/>
+    <material name="ground" texture="ground" specular="0" shininess="0"/>
+    <material name="plain" texture="grain" texrepeat="30 30" specular="0" shininess="0"/>
+    <material name="hills" rgba="0.58 0.36 0.26 1" specular="0"/>
+    <material name="rock" specular="0.05" shininess="0.1"/>
+    <material name="beacon" rgba="0.05 0.85 1 1" emission="0.6" specular="0"/>
+    <material name="band" rgba="1 1 1 1" emission="0.5" specular="0"/>
+    <material name="hull" rgba="0.86 0.85 0.82 1" specular="0.3"/>
+    <material name="panel" rgba="0.12 0.16 0.30 1" specular="0.6" shininess="0.6"/>
+    <material name="metal" rgba="0.55 0.55 0.57 1" specular="0.4"/>
+    <material name="tyre" rgba="0.17 0.17 0.18 1" specular="0.1"/>
+    <material name="glass" rgba="0.05 0.05 0.08 1" specular="0.9" shininess="0.9"/>
+    {_hills()}"""
+
+
+def _rgb(colour: tuple[float, float, float]) -> str:
+    return " ".join(map(str, colour))
+
+
+def _hills() -> str:
+    """A ring of hills 36 to 50 m away as one open mesh: foot, ridge and back, 120 slices."""
+    slices = 120
+    angle = np.arange(slices) * 2 * np.pi / slices
+    rng = np.random.default_rng(4)
+    ridge = sum(np.cos(k * angle + rng.uniform(-np.pi, np.pi)) * rng.uniform(0.3, 1) / k**0.7 for k in range(2, 24))
+    ridge = 2.2 + 1.3 * ridge + 0.3 * rng.normal(size=slices)
+    rings = [(36.0, np.full(slices, -0.5)), (43.0, np.clip(ridge, 0.2, 7.0)), (50.0, np.full(slices, -0.5))]
+    points = np.concatenate([np.stack([r * np.cos(angle), r * np.sin(angle), z], axis=1) for r, z in rings])
+    faces = []
+    for ring in (0, slices):
+        for k in range(slices):
+            a, b = ring + k, ring + (k + 1) % slices
+            faces += [(a, b + slices, b), (a, a + slices, b + slices)]
+    flat = " ".join(f"{v:.3f}" for v in points.ravel())
+    return f'<mesh name="hills" inertia="shell" vertex="{flat}" face="{" ".join(map(str, np.ravel(faces)))}"/>'
+
+
+def _noise(side: int, coarsest: int, seed: int, falloff: float = 0.6) -> Floats:
+    """[side,side] in [0,1]: tileable value noise, octaves from `coarsest` cells a side on, by band-limited spectra."""
+    rng = np.random.default_rng(seed)
+    spectrum = np.fft.rfft2(rng.normal(size=(side, side)))
+    fy, fx = np.fft.fftfreq(side, 1 / side)[:, None], np.fft.rfftfreq(side, 1 / side)[None]
+    radius = np.hypot(fx, fy)
+    field = np.fft.irfft2(spectrum * (radius >= coarsest) / np.maximum(radius, 1) ** (1 + falloff), s=(side, side))
+    rank = (field - field.mean()) / field.std()
+    return np.clip(0.5 + rank / 5, 0, 1)
+
+
+def _static_maps() -> dict[str, Floats]:
+    """Albedo parts shared by all layouts, each [TEXELS,TEXELS]: large patches, fine grain and pebbles."""
+    if not _maps:
+        rng = np.random.default_rng(9)
+        pebbles = np.ones((TEXELS, TEXELS))
+        for _ in range(2600):
+            y, x = rng.integers(TEXELS, size=2)
+            h, w = rng.integers(1, 3, size=2)
+            pebbles[y : y + h, x : x + w] *= rng.uniform(0.5, 0.85)
+        _maps["patches"] = _noise(TEXELS, 3, 1, 1.0)
+        _maps["grain"] = _noise(TEXELS, 24, 2, -0.2)
+        _maps["pebbles"] = pebbles
+    return _maps
+
+
+def paint_ground(layout: Layout) -> np.ndarray:
+    """The ground's texture, uint8 [TEXELS,TEXELS,3], row = y, column = x from -HALF to HALF."""
+    maps = _static_maps()
+    rng = np.random.default_rng([7, layout.number])
+    shift = rng.integers(TEXELS, size=(3, 2))
+    patches, grain, pebbles = (
+        np.roll(maps[name], tuple(s), axis=(0, 1)).astype(np.float32) for name, s in zip(("patches", "grain", "pebbles"), shift, strict=True)
+    )
+    tone = (patches[..., None] * np.float32(DUST) + (1 - patches[..., None]) * np.float32(SAND)).astype(np.float32)
+    light = (0.72 + 0.5 * grain) * pebbles
+    _shade_rocks(light, layout)
+    return np.clip(255 * tone * light[..., None], 0, 255).astype(np.uint8)
+
+
+def _shade_rocks(light: np.ndarray, layout: Layout) -> None:
+    """Darken `light` [TEXELS,TEXELS] in place where rocks and the beacon's ball throw their shadows."""
+    scale = TEXELS / (2 * HALF)
+    azimuth, elevation = layout.sun
+    away = -np.array([np.cos(azimuth), np.sin(azimuth)])
+    bank = rock_bank()
+    casts = [(xy, bank[k].radius, bank[k].vertices[:, 2].max()) for k, xy in zip(layout.rock, layout.rock_xy, strict=True)]
+    for xy, radius, height in casts:
+        reach = height / np.tan(elevation)
+        centre, half = xy + away * reach / 2, radius + reach / 2 + 0.3
+        low = np.clip(np.floor((centre - half + HALF) * scale).astype(int), 0, TEXELS)
+        high = np.clip(np.ceil((centre + half + HALF) * scale).astype(int), 0, TEXELS)
+        x = (np.arange(low[0], high[0]) + 0.5) / scale - HALF - xy[0]
+        y = ((np.arange(low[1], high[1]) + 0.5) / scale - HALF - xy[1])[:, None]
+        along, across = x * away[0] + y * away[1], x * away[1] - y * away[0]
+        # Swept disc that narrows towards the tip: distance to the segment from the rock to its shadow's end.
+        t = np.clip(along / max(reach, 1e-6), 0, 1)
+        gap = np.hypot(along - t * reach, across) - radius * (1 - 0.35 * t)
+        dark = np.clip(0.5 - gap / 0.12, 0, 1) * 0.5
+        light[low[1] : high[1], low[0] : high[0]] *= 1 - dark.astype(light.dtype)
+
+
+def write_daylight(model: "mujoco.MjModel", data: "mujoco.MjData", layout: Layout) -> None:
+    """Sun, ground texture and the hills' orientation of a layout."""
+    azimuth, elevation = layout.sun
+    toward = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
+    model.light_dir[0] = -toward
+    model.light_diffuse[0] = 0.75 * layout.tint
+    model.light_specular[0] = 0.25 * layout.tint
+    texture = model.texture("ground")
+    model.tex_data[texture.adr[0] : texture.adr[0] + TEXELS * TEXELS * 3] = paint_ground(layout).ravel()
+    yaw = 3 * azimuth
+    data.mocap_quat[-1] = (np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
+    assert TOP > 0

@@ -1,0 +1,15 @@
+"""Registers the environments of this package with gymnasium. Importing this module does it; MuJoCo is not loaded yet."""
+
+import gymnasium
+
+ENVIRONMENTS = {"vidssl/Rover-v0": "vidssl.robot.rover:RoverEnv"}
+
+
+def register() -> None:
+    """Make `gymnasium.make("vidssl/Rover-v0")` work. Calling it again changes nothing."""
+    for name, entry_point in ENVIRONMENTS.items():
+        if name not in gymnasium.registry:
+            gymnasium.register(id=name, entry_point=entry_point)
+
+
+register()

@@ -1,0 +1,130 @@
+"""Off-screen rendering of MuJoCo models: choice of the GL backend, one GL context a process, one renderer an environment."""
+
+import atexit
+import os
+import platform
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidssl.errors import VidsslError
+
+if TYPE_CHECKING:
+    import mujoco
+
+BACKENDS = ("egl", "osmesa", "glfw")
+NO_GL = (
+    "headless rendering needs an OpenGL library and found none for MUJOCO_GL={backend} ({reason}). "
+    "On Debian or Ubuntu: apt-get install libegl1 (Mesa's software renderer comes with it), and set MUJOCO_GL=egl; "
+    "allowed values of MUJOCO_GL: " + ", ".join(BACKENDS)
+)
+
+_context: Any = None
+_owner = 0  # process that made `_context`
+_alive: "weakref.WeakSet[SceneRenderer]" = weakref.WeakSet()
+
+
+def choose_backend() -> str:
+    """Settle MUJOCO_GL: what is set wins; without it `egl` on a Linux machine that has no display, else the platform's own."""
+    if "MUJOCO_GL" not in os.environ and platform.system() == "Linux" and not os.environ.get("DISPLAY"):
+        os.environ["MUJOCO_GL"] = "egl"
+    return os.environ.get("MUJOCO_GL", "").lower().strip()
+
+
+choose_backend()  # MuJoCo reads the variable when it is imported
+
+
+def _make_context() -> Any:
+    backend = choose_backend()
+    try:
+        if backend == "egl":
+            from mujoco.egl import GLContext
+        elif backend == "osmesa":
+            from mujoco.osmesa import GLContext
+        else:
+            from mujoco.gl_context import GLContext
+        return GLContext(64, 64)
+    except Exception as error:  # PyOpenGL answers a missing library with AttributeError, ImportError, EGLError, …
+        raise VidsslError(NO_GL.format(backend=backend or "(unset)", reason=f"{type(error).__name__}: {error}")) from error
+
+
+def _use_context() -> None:
+    """Make this process's GL context current, creating it on first use."""
+    global _context, _owner
+    if _context is None:
+        _context, _owner = _make_context(), os.getpid()
+        atexit.register(_close_all)  # only now, so that it runs before MuJoCo's own closing of the display
+    _context.make_current()
+
+
+class SceneRenderer:
+    """Renders cameras of one model into arrays. All renderers of a process share one GL context.
+
+    Several contexts in one process are known to corrupt each other's images on some drivers; several framebuffers
+    in one context do not.
+    """
+
+    def __init__(self, model: "mujoco.MjModel") -> None:
+        import mujoco
+
+        _use_context()
+        self._mj = mujoco
+        self._model = model
+        self._scene = mujoco.MjvScene(model, maxgeom=400)
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_FOG] = 1
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+        self._option = mujoco.MjvOption()
+        self._gl = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        self._gl.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR.value
+        _alive.add(self)
+
+    def upload(self, *, texture: int | None = None, hfield: int | None = None) -> None:
+        """Send changed texels or heights of the model to the GL side."""
+        _use_context()
+        if texture is not None:
+            self._mj.mjr_uploadTexture(self._model, self._gl, texture)
+        if hfield is not None:
+            self._mj.mjr_uploadHField(self._model, self._gl, hfield)
+
+    def render(
+        self, data: "mujoco.MjData", camera: "mujoco.MjvCamera", size: tuple[int, int], depth: bool = False
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+        """Image uint8 [H,W,3] and, if asked for, distance along the optical axis float32 [H,W] in metres (FAR = nothing hit)."""
+        _use_context()
+        height, width = size
+        mj = self._mj
+        mj.mjv_updateScene(self._model, data, self._option, None, camera, mj.mjtCatBit.mjCAT_ALL.value, self._scene)
+        rect = mj.MjrRect(0, 0, width, height)
+        mj.mjr_setBuffer(mj.mjtFramebuffer.mjFB_OFFSCREEN.value, self._gl)
+        mj.mjr_render(rect, self._scene, self._gl)
+        image = np.empty((height, width, 3), np.uint8)
+        buffer = np.empty((height, width), np.float32) if depth else None
+        mj.mjr_readPixels(image, buffer, rect, self._gl)
+        image = np.ascontiguousarray(image[::-1])  # GL's first row is the lowest
+        if buffer is None:
+            return image, None
+        extent = self._model.stat.extent
+        near, far = self._model.vis.map.znear * extent, self._model.vis.map.zfar * extent
+        # The buffer holds 1 at the near and 0 at the far plane, linear in 1/z.
+        return image, np.ascontiguousarray(near * far / (near + buffer[::-1] * (far - near)))
+
+    def close(self) -> None:
+        """Free the GL objects; safe to call twice."""
+        if self._gl is not None:
+            if _context is not None and os.getpid() == _owner:
+                _context.make_current()
+                self._gl.free()
+            self._gl = None
+
+
+def _close_all() -> None:
+    """Free renderers and context while the GL library is still there."""
+    global _context
+    if _context is None or os.getpid() != _owner:
+        return
+    for renderer in list(_alive):
+        renderer.close()
+    _context.free()
+    _context = None
