@@ -1,0 +1,108 @@
+"""The arms of a comparison: from the random floor to the privileged ceiling, clones of equal demonstrations between.
+
+    random          uniform random actions
+    random-encoder  clone on an untrained encoder of the learned one's architecture
+    pixels          the same architecture trained end to end by cloning
+    learned         clone on the frozen learned encoder
+    expert          the environment's privileged expert
+
+The three clones share demonstrations, head and training; they differ in what the head sees.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from vidssl.encoders import build_encoder
+from vidssl.encoders.context import build_context
+from vidssl.errors import VidsslError, unknown_name
+from vidssl.features import FeatureExtractor
+
+from .cloning import CloningConfig, Demonstrations, clone_features, clone_pixels
+from .controllers import ExpertController, RandomController
+from .evaluate import MakeController
+
+ARMS = ("random", "random-encoder", "pixels", "learned", "expert")
+CLONED = ("random-encoder", "pixels", "learned")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What has to be equal between the learned encoder and its untrained rivals."""
+
+    encoder: str
+    size: tuple[int, int]
+    context: str | None = None
+    context_dim: int | None = None
+
+    @classmethod
+    def of(cls, extractor: FeatureExtractor) -> "Architecture":
+        """The architecture of a run's encoder, with its context when that is what the run exports."""
+        config = extractor.config
+        context = config["context"] if extractor.output == "context" else None
+        name, dim = (context["name"], context["dim"]) if context else (None, None)
+        return cls(config["encoder"]["name"], extractor.image_size, name, dim)
+
+    def untrained(self, seed: int, fps: float | None = None) -> FeatureExtractor:
+        """An extractor with random weights."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            encoder = build_encoder(self.encoder, self.size)
+            if self.context is None or self.context_dim is None:
+                return FeatureExtractor(encoder, None, self.size, fps)
+            context = build_context(self.context, encoder.dim, self.context_dim)
+            return FeatureExtractor(encoder, context, self.size, fps, output="context")
+
+
+@dataclass(frozen=True)
+class PixelBudget:
+    """How long the pixels arm trains: exactly one of optimiser steps (repeatable) and minutes (measured)."""
+
+    steps: int | None = 1500
+    minutes: float | None = None
+
+
+def check_arms(arms: tuple[str, ...]) -> None:
+    """Raises VidsslError for an unknown arm, one named twice, or none."""
+    for arm in arms:
+        if arm not in ARMS:
+            raise unknown_name("arm", arm, ARMS)
+    if not arms or len(set(arms)) != len(arms):
+        raise VidsslError(
+            f"arms must be named once each, got {' '.join(arms) or 'none'}; choose from {', '.join(ARMS)}"
+        )
+
+
+def scripted_arm(name: str) -> MakeController:
+    """Controllers that need no demonstrations: `random` and `expert`."""
+    return RandomController if name == "random" else ExpertController
+
+
+def cloned_arm(
+    name: str,
+    architecture: Architecture,
+    learned: FeatureExtractor | None,
+    demos: Demonstrations,
+    config: CloningConfig,
+    budget: PixelBudget,
+) -> tuple[MakeController, dict[str, Any]]:
+    """Clone one arm; returns what makes its controllers, and facts of the fit (see `cloning.Fit`).
+
+    Args:
+        name: one of `CLONED`.
+        learned: the run's encoder, needed by the arm `learned`.
+        config: its seed also draws the random weights of the untrained encoders.
+    """
+    if name == "pixels":
+        untrained = architecture.untrained(config.seed)
+        controller, fit = clone_pixels(untrained, demos, config, steps=budget.steps, minutes=budget.minutes)
+    elif name == "random-encoder":
+        controller, fit = clone_features(architecture.untrained(config.seed), demos, config)
+    elif learned is not None:
+        controller, fit = clone_features(learned, demos, config)
+    else:
+        raise VidsslError(
+            "the arm `learned` needs a RUN: pass the --out folder of `vidssl pretrain`, or leave the arm out"
+        )
+    return controller.fit_to, asdict(fit)

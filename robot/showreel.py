@@ -1,0 +1,98 @@
+"""Videos and film strips of evaluated episodes: the scene beside what the camera saw.
+
+Episodes are replayed from their seed and actions, so that evaluation itself renders nothing twice.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .evaluate import EpisodeResult
+from .pixels import camera_image, make_env
+from .video import caption, film_strip, fit_height, write_png, write_video
+
+HEIGHT = 240  # of the pictures in a video, pixels
+HOLD = 10  # times the last frame is shown, to read the outcome
+GREEN, RED, WHITE = (120, 230, 120), (255, 110, 100), (235, 235, 235)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One tick of a replayed episode: the third-person `scene` and the `camera` image, uint8 [h,w,3]."""
+
+    step: int
+    scene: np.ndarray
+    camera: np.ndarray
+
+
+def replay(env_id: str, split: str, size: int | None, episode: EpisodeResult) -> list[Moment]:
+    """All moments of an episode, the first observation and the last included; none of one whose reset raised."""
+    env = make_env(env_id, split, size, render_mode="rgb_array")
+    try:
+        if episode.failure == "error" and episode.length == 0:
+            return []
+        observation, _ = env.reset(seed=episode.seed)
+        moments = [Moment(0, np.asarray(env.render()), camera_image(observation).copy())]
+        for step, action in enumerate(episode.actions[: episode.length], start=1):
+            observation, *_ = env.step(action)
+            moments.append(Moment(step, np.asarray(env.render()), camera_image(observation).copy()))
+        return moments
+    finally:
+        env.close()
+
+
+def notable(results: Sequence[EpisodeResult]) -> dict[str, EpisodeResult]:
+    """The episodes worth watching: best and median by return, and the failure with the lowest return, if any."""
+    ranked = sorted(results, key=lambda result: result.episode_return)
+    chosen = {"best": ranked[-1], "median": ranked[len(ranked) // 2]}
+    if failures := [result for result in ranked if not result.success]:
+        chosen["worst-failure"] = failures[0]
+    return chosen
+
+
+def write_episode_video(path: Path, arm: str, moments: Sequence[Moment], episode: EpisodeResult, fps: float) -> None:
+    """The episode as MP4, annotated with arm, step, time and outcome."""
+    write_video(path, _frames(arm, moments, episode, fps), fps)
+
+
+def write_film_strip(path: Path, arm: str, moments: Sequence[Moment], episode: EpisodeResult, fps: float) -> None:
+    """Six moments of an episode as one PNG: scenes above, camera images below."""
+    chosen = [moments[i] for i in np.linspace(0, len(moments) - 1, 6).round().astype(int)]
+    tiles = []
+    for moment in chosen:
+        scene = fit_height(moment.scene, HEIGHT)
+        camera = _square(moment.camera, scene.shape[1])
+        last = moment is moments[-1]
+        text = f"{moment.step / fps:.1f} s" + (f"  {arm}: {_outcome(episode)}" if last else "")
+        tiles.append(caption(np.concatenate([scene, camera]), text, _colour(episode) if last else WHITE))
+    write_png(path, film_strip(tiles, columns=6))
+
+
+def _frames(arm: str, moments: Sequence[Moment], episode: EpisodeResult, fps: float) -> Iterator[np.ndarray]:
+    for moment in moments:
+        pair = np.concatenate([fit_height(moment.scene, HEIGHT), fit_height(moment.camera, HEIGHT)], axis=1)
+        last = moment is moments[-1]
+        text = f"{arm}   layout {episode.seed}   step {moment.step}   {moment.step / fps:.1f} s"
+        shown = caption(pair, text + (f"   {_outcome(episode)}" if last else ""), _colour(episode) if last else WHITE)
+        for _ in range(HOLD if last else 1):
+            yield shown
+
+
+def _square(camera: np.ndarray, width: int) -> np.ndarray:
+    """The camera image scaled to a width, centred on black when its own sides need that."""
+    image = fit_height(camera, round(width * camera.shape[0] / camera.shape[1]))
+    canvas = np.zeros((image.shape[0], width, 3), np.uint8)
+    part = image[:, :width]
+    left = (width - part.shape[1]) // 2
+    canvas[:, left : left + part.shape[1]] = part
+    return canvas
+
+
+def _outcome(episode: EpisodeResult) -> str:
+    return "success" if episode.success else f"failed: {episode.failure}"
+
+
+def _colour(episode: EpisodeResult) -> tuple[int, int, int]:
+    return GREEN if episode.success else RED

@@ -1,0 +1,62 @@
+"""Record episodes of an environment: the camera as MP4, actions and outcomes beside it.
+
+    vidssl record vidssl/Rover-v0 --episodes 80 --noise 0.3 --out demos
+    vidssl pretrain demos/episodes --out runs/rover
+
+With --noise the noisy action is executed and the policy's clean one is stored as the label (as in DART, Laskey et al.
+2017), so that a clone also sees how to come back from mistakes. An interrupted recording goes on with --resume.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+
+@dataclass(frozen=True)
+class Config:
+    env: tyro.conf.Positional[str]
+    """gymnasium id, e.g. vidssl/Rover-v0; "module:Name-v0" imports the module first"""
+    out: Path
+    """folder for the episodes"""
+    episodes: int = 80
+    """how many episodes"""
+    policy: str = "expert"
+    """who drives: expert (the environment's own, privileged) or random"""
+    noise: float = 0.0
+    """standard deviation of the noise on executed actions, in half-widths of the action range"""
+    seed: int = 0
+    """episode i is a function of this seed and i"""
+    split: str = "train"
+    """layouts to record on: train or test"""
+    size: int | None = None
+    """side of the camera image in pixels; the environment's own if left out"""
+    overwrite: Flag = False
+    """replace the episodes in the folder"""
+    resume: Flag = False
+    """go on with an interrupted recording of the same settings"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The `vidssl record` command."""
+    config = tyro.cli(Config, args=argv, prog="vidssl record", description=__doc__)
+    from vidssl.robot.recording import record
+
+    recording = record(
+        config.env,
+        config.out,
+        config.episodes,
+        policy=config.policy,
+        noise=config.noise,
+        seed=config.seed,
+        split=config.split,
+        size=config.size,
+        overwrite=config.overwrite,
+        resume=config.resume,
+    )
+    steps = sum(episode.steps for episode in recording.episodes)
+    successes = sum(episode.success for episode in recording.episodes)
+    print(f"{config.out}: {len(recording.episodes)} episodes, {steps} steps, {successes} successes")
