@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .terrain import HALF, TOP, Floats, Layout, rock_bank
+from .terrain import HALF, Floats, Layout, rock_bank
 
 if TYPE_CHECKING:
     import mujoco
 
 NEAR, FAR = 0.04, 80.0  # clipping planes of every camera, m
 TEXELS = 512  # side of the ground's texture: 4 cm a texel
-SAND, DUST, BASALT = (0.76, 0.46, 0.29), (0.86, 0.60, 0.42), (0.44, 0.29, 0.23)
+SAND, DUST = (0.74, 0.43, 0.27), (0.88, 0.62, 0.43)
 
 _maps: dict[str, Floats] = {}
 
@@ -23,17 +23,20 @@ _maps: dict[str, Floats] = {}
 def assets() -> str:
     """The MJCF textures, materials and the mesh of the hills."""
     return f"""
-    <texture type="skybox" builtin="gradient" rgb1="0.62 0.55 0.52" rgb2="0.93 0.78 0.61" width="64" height="384"/>
+    <texture type="skybox" builtin="gradient" rgb1="0.50 0.45 0.46" rgb2="0.95 0.79 0.61" width="64" height="384"/>
     <texture name="ground" type="2d" builtin="flat" rgb1="{_rgb(SAND)}" width="{TEXELS}" height="{TEXELS}"/>
-    <texture name="grain" type="2d" builtin="flat" rgb1="{_rgb(SAND)}" width="128" height="128"/>
+    <texture name="grain" type="2d" builtin="flat" rgb1="{_rgb(SAND)}" width="256" height="256"/>
     <material name="ground" texture="ground" specular="0" shininess="0"/>
-    <material name="plain" texture="grain" texrepeat="30 30" specular="0" shininess="0"/>
+    <texture name="rock" type="cube" builtin="flat" rgb1="0.95 0.95 0.95" mark="random" markrgb="0.7 0.68 0.66" random="0.2"
+      width="48" height="48"/>
+    <texture name="cells" type="2d" builtin="checker" rgb1="0.10 0.14 0.30" rgb2="0.14 0.20 0.40" width="64" height="64"/>
+    <material name="plain" texture="grain" texrepeat="12 12" specular="0" shininess="0"/>
     <material name="hills" rgba="0.58 0.36 0.26 1" specular="0"/>
-    <material name="rock" specular="0.05" shininess="0.1"/>
+    <material name="rock" texture="rock" specular="0.05" shininess="0.1"/>
     <material name="beacon" rgba="0.05 0.85 1 1" emission="0.6" specular="0"/>
     <material name="band" rgba="1 1 1 1" emission="0.5" specular="0"/>
     <material name="hull" rgba="0.86 0.85 0.82 1" specular="0.3"/>
-    <material name="panel" rgba="0.12 0.16 0.30 1" specular="0.6" shininess="0.6"/>
+    <material name="panel" texture="cells" texrepeat="4 3" specular="0.6" shininess="0.6"/>
     <material name="metal" rgba="0.55 0.55 0.57 1" specular="0.4"/>
     <material name="tyre" rgba="0.17 0.17 0.18 1" specular="0.1"/>
     <material name="glass" rgba="0.05 0.05 0.08 1" specular="0.9" shininess="0.9"/>
@@ -89,7 +92,7 @@ def _static_maps() -> dict[str, Floats]:
 
 
 def paint_ground(layout: Layout) -> np.ndarray:
-    """The ground's texture, uint8 [TEXELS,TEXELS,3], row = y, column = x from -HALF to HALF."""
+    """The ground's texture, uint8 [TEXELS,TEXELS,3]: column = x from -HALF to HALF, row = y from HALF to -HALF."""
     maps = _static_maps()
     rng = np.random.default_rng([7, layout.number])
     shift = rng.integers(TEXELS, size=(3, 2))
@@ -99,11 +102,19 @@ def paint_ground(layout: Layout) -> np.ndarray:
     tone = (patches[..., None] * np.float32(DUST) + (1 - patches[..., None]) * np.float32(SAND)).astype(np.float32)
     light = (0.72 + 0.5 * grain) * pebbles
     _shade_rocks(light, layout)
-    return np.clip(255 * tone * light[..., None], 0, 255).astype(np.uint8)
+    return np.clip(255 * tone * light[..., None], 0, 255).astype(np.uint8)[::-1]
+
+
+def paint_plain(model: "mujoco.MjModel") -> None:
+    """The texture of the plain around the arena, in the mean colours of the ground."""
+    texture = model.texture("grain")
+    side = int(model.tex_width[texture.id])
+    tone = (np.array(SAND) + DUST) / 2 * (0.72 + 0.5 * _noise(side, 4, 5, 0.3)[..., None])
+    model.tex_data[texture.adr[0] : texture.adr[0] + side * side * 3] = (255 * tone).astype(np.uint8).ravel()
 
 
 def _shade_rocks(light: np.ndarray, layout: Layout) -> None:
-    """Darken `light` [TEXELS,TEXELS] in place where rocks and the beacon's ball throw their shadows."""
+    """Darken `light` [TEXELS,TEXELS] in place where rocks throw their shadows."""
     scale = TEXELS / (2 * HALF)
     azimuth, elevation = layout.sun
     away = -np.array([np.cos(azimuth), np.sin(azimuth)])
@@ -135,4 +146,3 @@ def write_daylight(model: "mujoco.MjModel", data: "mujoco.MjData", layout: Layou
     model.tex_data[texture.adr[0] : texture.adr[0] + TEXELS * TEXELS * 3] = paint_ground(layout).ravel()
     yaw = 3 * azimuth
     data.mocap_quat[-1] = (np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
-    assert TOP > 0

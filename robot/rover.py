@@ -134,17 +134,21 @@ class RoverEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         return self._observe(), float(reward), terminated, failure == "time-out", self._info(failure)
 
     def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
-        """A picture uint8 [H,W,3] from behind the rover; None without a render mode."""
+        """A picture uint8 [H,W,3] from behind the rover, its mast camera's view in the corner; None without a render mode."""
         if self.render_mode is None:
             return None
         x, y, yaw = self.pose
         camera = mujoco.MjvCamera()
-        camera.lookat[:] = (x + 1.2 * np.cos(yaw), y + 1.2 * np.sin(yaw), self._data.qpos[2] + 0.3)
-        camera.distance, camera.azimuth, camera.elevation = 4.2, np.rad2deg(yaw), -22
+        camera.lookat[:] = (x + 1.3 * np.cos(yaw), y + 1.3 * np.sin(yaw), self._data.qpos[2] + 0.5)
+        camera.distance, camera.azimuth, camera.elevation = 4.6, np.rad2deg(yaw), -20
         height, width = self._video
-        image, _ = self._gl().render(self._data, camera, (2 * height, 2 * width))
-        # Twice the size averaged down: smooth edges for a few milliseconds.
-        return image.reshape(height, 2, width, 2, 3).mean(axis=(1, 3)).astype(np.uint8)
+        # Rendered at twice the size and averaged down: smooth edges for a few milliseconds.
+        picture, _ = self._gl().render(self._data, camera, (2 * height, 2 * width))
+        side = 2 * (height // 3)
+        inset, _ = self._gl().render(self._data, self._camera, (side, side))
+        picture[: side + 4, -side - 4 :] = 255
+        picture[:side, -side:] = inset
+        return picture.reshape(height, 2, width, 2, 3).mean(axis=(1, 3)).astype(np.uint8)
 
     def close(self) -> None:
         """Free the renderer."""

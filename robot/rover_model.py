@@ -18,7 +18,7 @@ TIMESTEP = 0.02  # s
 WHEEL_RADIUS = 0.15  # m
 WHEELS = [(side, x) for side in ("left", "right") for x in (0.36, 0.0, -0.36)]  # the 3 left ones first
 TRACK = 0.33  # half the distance between left and right wheels, m
-AXLE = 0.17  # height of the wheel centres above the lowest point of the standing rover, m
+AXLE = 0.16  # height of the wheel centres at the start, a little off the ground, m
 TOP_SPEED = 0.9  # rim speed at action 1, m/s
 CAMERA_FOV = 90.0  # of the mast camera, degrees, both ways
 BURIED = -20.0  # where rocks go that a layout does not use, m
@@ -31,7 +31,9 @@ def build_model(buffer: tuple[int, int]) -> "mujoco.MjModel":
     """Compile the world. `buffer` (width, height) in pixels is the largest image that will be rendered."""
     import mujoco
 
-    return mujoco.MjModel.from_xml_string(_world(buffer))
+    model = mujoco.MjModel.from_xml_string(_world(buffer))
+    looks.paint_plain(model)
+    return model
 
 
 def write_layout(model: "mujoco.MjModel", data: "mujoco.MjData", layout: Layout) -> None:
@@ -68,7 +70,7 @@ def _start_pose(layout: Layout) -> tuple[Floats, Floats]:
 
     quat = np.empty(4)
     mujoco.mju_mat2Quat(quat, frame.ravel())
-    return np.array([x, y, height.mean() + AXLE - WHEEL_RADIUS + WHEEL_RADIUS]), quat
+    return np.array([x, y, height.mean() + AXLE]), quat
 
 
 def _world(buffer: tuple[int, int]) -> str:
@@ -79,7 +81,7 @@ def _world(buffer: tuple[int, int]) -> str:
   <size memory="8M"/>
   <statistic extent="1" center="0 0 0" meansize="0.3"/>
   <visual>
-    <global offwidth="{buffer[0]}" offheight="{buffer[1]}"/>
+    <global fovy="50" offwidth="{buffer[0]}" offheight="{buffer[1]}"/>
     <quality shadowsize="0" offsamples="0" numslices="20" numstacks="12"/>
     <map znear="{looks.NEAR}" zfar="{looks.FAR}" fogstart="9" fogend="55"/>
     <headlight ambient="0.34 0.32 0.32" diffuse="0.08 0.08 0.08" specular="0 0 0"/>
@@ -110,10 +112,21 @@ def _world(buffer: tuple[int, int]) -> str:
 
 
 def _rock_meshes() -> str:
-    return "\n".join(
-        f'<mesh name="rock{k}" vertex="{" ".join(f"{v:.4f}" for v in rock.vertices.ravel())}"/>'
-        for k, rock in enumerate(rock_bank())
-    )
+    """Every face has its own three vertices and normals, so that stones look chipped, not molten."""
+    meshes = []
+    for k, rock in enumerate(rock_bank()):
+        corners = rock.vertices[rock.faces]  # [F,3,3]
+        normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
+        meshes.append(
+            f'<mesh name="rock{k}" vertex="{_numbers(corners)}" normal="{_numbers(np.repeat(normal, 3, axis=0))}" '
+            f'face="{" ".join(map(str, range(3 * len(corners))))}"/>'
+        )
+    return "\n".join(meshes)
+
+
+def _numbers(values: Floats) -> str:
+    return " ".join(f"{v:.4f}" for v in values.ravel())
 
 
 def _rocks() -> str:
@@ -157,7 +170,7 @@ def _rover() -> str:
       <geom type="cylinder" fromto="-0.3 0.18 0.29 -0.3 0.18 0.62" size="0.008" material="metal" {seen}/>
       <geom type="cylinder" fromto="-0.26 -0.16 0.37 -0.27 -0.16 0.40" size="0.13" material="hull" {seen}/>
       {arms}
-      <camera name="mast" pos="0.18 0 0.95" xyaxes="0 -1 0 0.1736 0 0.9848" fovy="{CAMERA_FOV}"/>
+      <camera name="mast" pos="0.18 0 0.95" xyaxes="0 -1 0 0.2588 0 0.9659" fovy="{CAMERA_FOV}"/>
       {wheels}
     </body>"""
 

@@ -17,17 +17,19 @@ HALF = 10.0  # half the side of the arena, m
 NODES = 65  # height grid nodes a side: cells of 0.31 m
 TOP = 1.5  # height that a stored elevation of 1 stands for, m
 PLAN_CELL = 0.25  # side of a planning cell, m
-ROCKS = 24  # size of the rock bank; a layout shows 15 to 22 of them
-ROVER_RADIUS = 0.5  # the rover's footprint as a disc, m
+ROCKS = 28  # size of the rock bank; a layout shows 14 to 26 of them
+ROVER_RADIUS = 0.55  # the rover's footprint as a disc, m
+PASSAGE = 1.3  # least gap between two rocks: the rover can drive through any, so that detours stay short, m
 GOAL_DISTANCE = (4.0, 8.0)  # start to goal, m
 GOAL_BEARING = np.deg2rad(40.0)  # the goal lies within this angle of the start heading, so that the camera sees it
 
 
 @dataclass(frozen=True)
 class Rock:
-    """One stone of the bank: a convex low-poly mesh. `vertices` [V,3] m, z = 0 where the ground cuts it."""
+    """One stone of the bank: a low-poly mesh. `vertices` [V,3] m with z = 0 where the ground cuts it, `faces` [F,3]."""
 
     vertices: Floats
+    faces: NDArray[np.int64]
     radius: float  # of the smallest upright cylinder about its origin, m
 
 
@@ -80,26 +82,40 @@ def rock_bank() -> list[Rock]:
     """The ROCKS stones of every layout: always the same ones, in order of size."""
     if not _bank:
         rng = np.random.default_rng(20180710)
-        ball = _icosphere()
-        for size in np.linspace(0.2, 0.55, ROCKS):
-            lumps = rng.normal(size=(5, 3))
-            bulge = 1 + 0.18 * np.tanh((ball[:, None] * lumps).sum(axis=-1)).sum(axis=1, keepdims=True) / 2
-            stretch = rng.uniform((0.8, 0.8, 0.75), (1.1, 1.1, 1.15))
-            points = ball * np.clip(bulge, 0.6, 1.4) * stretch * size
-            points[:, 2] = np.clip(points[:, 2], -0.35 * size, 0.8 * size) + 0.1 * size  # flat base, cut top
-            _bank.append(Rock(points, float(np.linalg.norm(points[:, :2], axis=1).max())))
+        ball, faces = _icosphere()
+        for size in np.linspace(0.16, 0.5, ROCKS):
+            # Chipped off by random planes, then roughened: a broken stone rather than an egg.
+            cuts = rng.normal(size=(9, 3))
+            cuts /= np.linalg.norm(cuts, axis=1, keepdims=True)
+            facing = (ball[:, None] * cuts).sum(axis=-1)  # [V,9]
+            reach = np.min(np.where(facing > 0.2, rng.uniform(0.62, 0.95, 9) / np.maximum(facing, 0.2), 1.0), axis=1)
+            points = ball * (np.minimum(reach, 1.0) * rng.uniform(0.95, 1.05, len(ball)))[:, None]
+            points *= rng.uniform((0.85, 0.85, 0.7), (1.2, 1.2, 1.2)) * size
+            points[:, 2] += 0.2 * size
+            points[:, 2] = np.maximum(points[:, 2], -0.3 * size)
+            _bank.append(Rock(points, faces, float(np.linalg.norm(points[:, :2], axis=1).max())))
     return _bank
 
 
-def _icosphere() -> Floats:
-    """[42,3] unit vectors: the vertices of an icosahedron and the middles of its edges."""
+def _icosphere() -> tuple[Floats, NDArray[np.int64]]:
+    """Unit vectors [42,3] and faces [80,3], outward: an icosahedron whose edges are halved once."""
     p = (1 + 5**0.5) / 2
     corners = np.array([(0, a, b * p) for a in (-1, 1) for b in (-1, 1)], dtype=float)
-    corners = np.concatenate([np.roll(corners, k, axis=1) for k in range(3)])
-    apart = np.linalg.norm(corners[:, None] - corners[None], axis=-1)
-    a, b = np.nonzero(np.triu(np.isclose(apart, 2.0)))
-    points = np.concatenate([corners, (corners[a] + corners[b]) / 2])
-    return points / np.linalg.norm(points, axis=1, keepdims=True)
+    points = list(np.concatenate([np.roll(corners, k, axis=1) for k in range(3)]))
+    edge = [[j for j in range(12) if np.isclose(np.linalg.norm(points[i] - points[j]), 2.0)] for i in range(12)]
+    middle: dict[tuple[int, int], int] = {}
+    for i in range(12):
+        for j in edge[i]:
+            if i < j:
+                middle[i, j] = middle[j, i] = len(points)
+                points.append((points[i] + points[j]) / 2)
+    faces = []
+    for a, b, c in [(i, j, k) for i in range(12) for j in edge[i] for k in edge[i] if i < j < k and k in edge[j]]:
+        if np.linalg.det([points[a], points[b], points[c]]) < 0:
+            b, c = c, b
+        ab, bc, ca = middle[a, b], middle[b, c], middle[c, a]
+        faces += [(a, ab, ca), (b, bc, ab), (c, ca, bc), (ab, bc, ca)]
+    return np.array(points) / np.linalg.norm(points, axis=1, keepdims=True), np.array(faces)
 
 
 def layout_number(split: str, draw: int) -> int:
@@ -123,8 +139,8 @@ def _draw(number: int, ground: Floats, rng: np.random.Generator) -> Layout:
     start, goal = _start_and_goal(rng)
     rock, xy = _scatter(rng, start[:2], goal)
     count = len(rock)
-    dark = rng.uniform(0.55, 1.15, (count, 1))
-    shades = np.array([(0.55, 0.36, 0.26), (0.42, 0.30, 0.25), (0.62, 0.47, 0.36), (0.36, 0.33, 0.33)])
+    dark = rng.uniform(0.6, 1.15, (count, 1))
+    shades = np.array([(0.62, 0.40, 0.29), (0.52, 0.38, 0.31), (0.72, 0.56, 0.44), (0.47, 0.44, 0.44)])
     warm = rng.uniform(0, 1)
     return Layout(
         number=number,
@@ -136,7 +152,7 @@ def _draw(number: int, ground: Floats, rng: np.random.Generator) -> Layout:
         start=start,
         goal=goal,
         sun=np.array([rng.uniform(-np.pi, np.pi), np.deg2rad(rng.uniform(22, 60))]),
-        tint=(1 - warm) * np.array([1.0, 0.97, 0.92]) + warm * np.array([1.0, 0.84, 0.68]),
+        tint=rng.uniform(0.75, 1) * ((1 - warm) * np.array([1.0, 0.97, 0.92]) + warm * np.array([1.0, 0.82, 0.64])),
     )
 
 
@@ -177,14 +193,14 @@ def _scatter(rng: np.random.Generator, start: Floats, goal: Floats) -> tuple[NDA
     tries = 30
     chosen: list[int] = []
     places = np.empty((0, 2))
-    for n, k in enumerate(rng.permutation(ROCKS)[: rng.integers(17, ROCKS + 1)]):
+    for n, k in enumerate(rng.permutation(ROCKS)[: rng.integers(20, ROCKS + 1)]):
         if n % 3:
-            xy = (start + goal) / 2 + rng.uniform(-6, 6, (tries, 2))
+            xy = (start + goal) / 2 + rng.uniform(-6.5, 6.5, (tries, 2))
         else:
             xy = start + rng.uniform(0.1, 0.95, (tries, 1)) * along + rng.normal(0, 0.8, (tries, 1)) * across
         ends = np.minimum(np.linalg.norm(xy - start, axis=1), np.linalg.norm(xy - goal, axis=1))
         others = np.linalg.norm(xy[:, None] - places, axis=-1) - bank[chosen] - bank[k]
-        clear = (ends > bank[k] + ROVER_RADIUS + 0.6) & (others > 0.05).all(axis=1) & (np.abs(xy).max(axis=1) < HALF - 1.5)
+        clear = (ends > bank[k] + ROVER_RADIUS + 0.6) & (others > PASSAGE).all(axis=1) & (np.abs(xy).max(axis=1) < HALF - 1.5)
         if clear.any():
             chosen.append(int(k))
             places = np.append(places, xy[[clear.argmax()]], axis=0)
