@@ -7,6 +7,7 @@ ground's texture when a layout is written.
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .terrain import HALF, Floats, Layout, rock_bank
 
@@ -14,10 +15,10 @@ if TYPE_CHECKING:
     import mujoco
 
 NEAR, FAR = 0.04, 80.0  # clipping planes of every camera, m
-TEXELS = 512  # side of the ground's texture: 4 cm a texel
+TEXELS = 512  # side of the ground's texture: 3.5 cm a texel
 SAND, DUST = (0.74, 0.43, 0.27), (0.88, 0.62, 0.43)
 
-_maps: dict[str, Floats] = {}
+_bare: list[NDArray[np.uint8]] = []
 
 
 def assets() -> str:
@@ -76,33 +77,27 @@ def _noise(side: int, coarsest: int, seed: int, falloff: float = 0.6) -> Floats:
     return np.clip(0.5 + rank / 5, 0, 1)
 
 
-def _static_maps() -> dict[str, Floats]:
-    """Albedo parts shared by all layouts, each [TEXELS,TEXELS]: large patches, fine grain and pebbles."""
-    if not _maps:
-        rng = np.random.default_rng(9)
-        pebbles = np.ones((TEXELS, TEXELS))
-        for _ in range(2600):
-            y, x = rng.integers(TEXELS, size=2)
-            h, w = rng.integers(1, 3, size=2)
-            pebbles[y : y + h, x : x + w] *= rng.uniform(0.5, 0.85)
-        _maps["patches"] = _noise(TEXELS, 3, 1, 1.0)
-        _maps["grain"] = _noise(TEXELS, 24, 2, -0.2)
-        _maps["pebbles"] = pebbles
-    return _maps
+def _bare_ground() -> list[NDArray[np.uint8]]:
+    """Four tileable grounds [TEXELS,TEXELS,3] without shadows, made once a process: sand, dust, grain and pebbles."""
+    if not _bare:
+        for seed in range(4):
+            patches = _noise(TEXELS, 3, 10 + seed, 1.0)[..., None]
+            light = 0.72 + 0.5 * _noise(TEXELS, 24, 20 + seed, -0.2)
+            rng = np.random.default_rng(30 + seed)
+            for y, x, h, w in zip(*rng.integers(TEXELS, size=(2, 2600)), *rng.integers(1, 3, size=(2, 2600)), strict=True):
+                light[y : y + h, x : x + w] *= rng.uniform(0.5, 0.85)
+            tone = patches * DUST + (1 - patches) * SAND
+            _bare.append(np.clip(255 * tone * light[..., None], 0, 255).astype(np.uint8))
+    return _bare
 
 
-def paint_ground(layout: Layout) -> np.ndarray:
+def paint_ground(layout: Layout) -> NDArray[np.uint8]:
     """The ground's texture, uint8 [TEXELS,TEXELS,3]: column = x from -HALF to HALF, row = y from HALF to -HALF."""
-    maps = _static_maps()
     rng = np.random.default_rng([7, layout.number])
-    shift = rng.integers(TEXELS, size=(3, 2))
-    patches, grain, pebbles = (
-        np.roll(maps[name], tuple(s), axis=(0, 1)).astype(np.float32) for name, s in zip(("patches", "grain", "pebbles"), shift, strict=True)
-    )
-    tone = (patches[..., None] * np.float32(DUST) + (1 - patches[..., None]) * np.float32(SAND)).astype(np.float32)
-    light = (0.72 + 0.5 * grain) * pebbles
-    _shade_rocks(light, layout)
-    return np.clip(255 * tone * light[..., None], 0, 255).astype(np.uint8)[::-1]
+    texels = _bare_ground()[rng.integers(4)]
+    texels = np.rot90(np.roll(texels, tuple(rng.integers(TEXELS, size=2)), axis=(0, 1)), rng.integers(4)).copy()
+    _paint_shadows(texels, layout)
+    return texels[::-1]
 
 
 def paint_plain(model: "mujoco.MjModel") -> None:
@@ -113,26 +108,26 @@ def paint_plain(model: "mujoco.MjModel") -> None:
     model.tex_data[texture.adr[0] : texture.adr[0] + side * side * 3] = (255 * tone).astype(np.uint8).ravel()
 
 
-def _shade_rocks(light: np.ndarray, layout: Layout) -> None:
-    """Darken `light` [TEXELS,TEXELS] in place where rocks throw their shadows."""
+def _paint_shadows(texels: NDArray[np.uint8], layout: Layout) -> None:
+    """Darken texels [TEXELS,TEXELS,3], row = y from -HALF, in place where rocks throw their shadows."""
     scale = TEXELS / (2 * HALF)
     azimuth, elevation = layout.sun
     away = -np.array([np.cos(azimuth), np.sin(azimuth)])
-    bank = rock_bank()
-    casts = [(xy, bank[k].radius, bank[k].vertices[:, 2].max()) for k, xy in zip(layout.rock, layout.rock_xy, strict=True)]
-    for xy, radius, height in casts:
-        reach = height / np.tan(elevation)
-        centre, half = xy + away * reach / 2, radius + reach / 2 + 0.3
+    for k, xy in zip(layout.rock, layout.rock_xy, strict=True):
+        rock = rock_bank()[k]
+        reach = rock.vertices[:, 2].max() / np.tan(elevation)
+        centre, half = xy + away * reach / 2, rock.radius + reach / 2 + 0.2
         low = np.clip(np.floor((centre - half + HALF) * scale).astype(int), 0, TEXELS)
         high = np.clip(np.ceil((centre + half + HALF) * scale).astype(int), 0, TEXELS)
         x = (np.arange(low[0], high[0]) + 0.5) / scale - HALF - xy[0]
         y = ((np.arange(low[1], high[1]) + 0.5) / scale - HALF - xy[1])[:, None]
         along, across = x * away[0] + y * away[1], x * away[1] - y * away[0]
-        # Swept disc that narrows towards the tip: distance to the segment from the rock to its shadow's end.
-        t = np.clip(along / max(reach, 1e-6), 0, 1)
-        gap = np.hypot(along - t * reach, across) - radius * (1 - 0.35 * t)
-        dark = np.clip(0.5 - gap / 0.12, 0, 1) * 0.5
-        light[low[1] : high[1], low[0] : high[0]] *= 1 - dark.astype(light.dtype)
+        # A disc swept from the rock to its shadow's end, narrowing: distance to its edge in metres, soft over 12 cm.
+        t = np.clip(along / reach, 0, 1)
+        gap = np.hypot(along - t * reach, across) - rock.radius * (1 - 0.35 * t)
+        dark = 0.5 * np.clip(0.5 - gap / 0.12, 0, 1)[..., None]
+        patch = texels[low[1] : high[1], low[0] : high[0]]
+        patch[:] = (patch * (1 - dark)).astype(np.uint8)
 
 
 def write_daylight(model: "mujoco.MjModel", data: "mujoco.MjData", layout: Layout) -> None:

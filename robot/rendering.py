@@ -89,12 +89,21 @@ class SceneRenderer:
             self._mj.mjr_uploadHField(self._model, self._gl, hfield)
 
     def render(
-        self, data: "mujoco.MjData", camera: "mujoco.MjvCamera", size: tuple[int, int], depth: bool = False
+        self,
+        data: "mujoco.MjData",
+        camera: "mujoco.MjvCamera",
+        size: tuple[int, int],
+        depth: bool = False,
+        hide: int | None = None,
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
-        """Image uint8 [H,W,3] and, if asked for, distance along the optical axis float32 [H,W] in metres (FAR = nothing hit)."""
+        """Image uint8 [H,W,3] and, if asked for, distance along the optical axis float32 [H,W] in metres (the far plane where
+        nothing is hit). `hide`: a geom group to leave out."""
         _use_context()
         height, width = size
         mj = self._mj
+        self._option.geomgroup[:3] = 1
+        if hide is not None:
+            self._option.geomgroup[hide] = 0
         mj.mjv_updateScene(self._model, data, self._option, None, camera, mj.mjtCatBit.mjCAT_ALL.value, self._scene)
         rect = mj.MjrRect(0, 0, width, height)
         mj.mjr_setBuffer(mj.mjtFramebuffer.mjFB_OFFSCREEN.value, self._gl)

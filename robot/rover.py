@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from vidssl.errors import VidsslError, unknown_name
 
 from .rendering import SceneRenderer  # settles MUJOCO_GL, so it comes before MuJoCo
-from .rover_model import TIMESTEP, TOP_SPEED, WHEEL_RADIUS, WHEELS, build_model, write_layout
+from .rover_model import ROVER_SKIN, TIMESTEP, TOP_SPEED, WHEEL_RADIUS, WHEELS, build_model, write_layout
 from .terrain import SPLITS, Floats, Layout, layout_number, make_layout
 
 import mujoco  # isort: skip
@@ -87,8 +87,8 @@ class RoverEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
             boxes["depth"] = spaces.Box(0.0, DEPTH_RANGE, (size, size, 1), np.float32)
         self.observation_space = spaces.Dict(boxes)
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
-        buffer = max(size, 2 * render_size[0]), max(size, 2 * render_size[1])
-        self._model = build_model((buffer[1], buffer[0]))
+        height, width = render_size if render_mode else (0, 0)
+        self._model = build_model((max(size, 2 * width), max(size, 2 * height)))
         self._data = mujoco.MjData(self._model)
         self._renderer: SceneRenderer | None = None
         self._camera = mujoco.MjvCamera()
@@ -118,7 +118,7 @@ class RoverEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         mujoco.mj_step(self._model, self._data, nstep=20)  # settle on the springs
         mujoco.mj_forward(self._model, self._data)
         self._steps, self._distance = 0, self._goal_distance()
-        return self._observe(), self._info(None)
+        return self.observe(), self._info(None)
 
     def step(self, action: NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Drive for 0.1 s."""
@@ -131,7 +131,7 @@ class RoverEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         failure = None if success else self._failure()
         terminated = success or failure in ("collision", "tip-over")
         reward = before - self._distance - 0.01 + 10.0 * success - 5.0 * (terminated and not success)
-        return self._observe(), float(reward), terminated, failure == "time-out", self._info(failure)
+        return self.observe(), float(reward), terminated, failure == "time-out", self._info(failure)
 
     def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
         """A picture uint8 [H,W,3] from behind the rover, its mast camera's view in the corner; None without a render mode."""
@@ -145,7 +145,7 @@ class RoverEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         # Rendered at twice the size and averaged down: smooth edges for a few milliseconds.
         picture, _ = self._gl().render(self._data, camera, (2 * height, 2 * width))
         side = 2 * (height // 3)
-        inset, _ = self._gl().render(self._data, self._camera, (side, side))
+        inset, _ = self._gl().render(self._data, self._camera, (side, side), hide=ROVER_SKIN)
         picture[: side + 4, -side - 4 :] = 255
         picture[:side, -side:] = inset
         return picture.reshape(height, 2, width, 2, 3).mean(axis=(1, 3)).astype(np.uint8)
@@ -190,13 +190,14 @@ class RoverEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
                 return True
         return False
 
-    def _observe(self) -> Observation:
+    def observe(self) -> Observation:
+        """The observation of the present state."""
         speed = self._data.qvel[self._wheel_speed] * WHEEL_RADIUS
         proprio = np.array([speed[:3].mean(), speed[3:].mean(), *self._attitude(), self._data.qvel[5]], np.float32)
         seen: Observation = {"proprio": np.clip(proprio, -PROPRIO, PROPRIO)}
         shape = (self._size, self._size)
         if self._pixels:
-            image, depth = self._gl().render(self._data, self._camera, shape, self._depth)
+            image, depth = self._gl().render(self._data, self._camera, shape, self._depth, hide=ROVER_SKIN)
         else:
             image, depth = np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.float32) if self._depth else None
         seen["image"] = image

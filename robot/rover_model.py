@@ -25,6 +25,10 @@ BURIED = -20.0  # where rocks go that a layout does not use, m
 
 # Collision groups as bits. Everything of the rover carries no group and asks for ground and rock.
 GROUND, ROCK = 1, 2
+# The mast camera looks over the rover's nose and sees nothing of the rover, so its picture leaves the rover out.
+ROVER_SKIN = 2
+TOUCH = f'contype="0" conaffinity="{GROUND | ROCK}" group="{ROVER_SKIN}"'
+SEEN = f'contype="0" conaffinity="0" group="{ROVER_SKIN}" mass="0"'
 
 
 def build_model(buffer: tuple[int, int]) -> "mujoco.MjModel":
@@ -82,7 +86,7 @@ def _world(buffer: tuple[int, int]) -> str:
   <statistic extent="1" center="0 0 0" meansize="0.3"/>
   <visual>
     <global fovy="50" offwidth="{buffer[0]}" offheight="{buffer[1]}"/>
-    <quality shadowsize="0" offsamples="0" numslices="20" numstacks="12"/>
+    <quality shadowsize="0" offsamples="0" numslices="16" numstacks="10"/>
     <map znear="{looks.NEAR}" zfar="{looks.FAR}" fogstart="9" fogend="55"/>
     <headlight ambient="0.34 0.32 0.32" diffuse="0.08 0.08 0.08" specular="0 0 0"/>
     <rgba fog="0.87 0.71 0.55 1"/>
@@ -96,7 +100,7 @@ def _world(buffer: tuple[int, int]) -> str:
     <light name="sun" directional="true" castshadow="false" dir="0 0 -1"/>
     <geom name="ground" type="hfield" hfield="ground" material="ground" contype="{GROUND}" conaffinity="0"
       friction="0.9" solref="0.04 1"/>
-    <geom name="plain" type="plane" size="60 60 1" pos="0 0 -0.03" material="plain" contype="{GROUND}" conaffinity="0"
+    <geom name="plain" type="plane" size="60 60 20" pos="0 0 -0.03" material="plain" contype="{GROUND}" conaffinity="0"
       friction="0.9" solref="0.04 1"/>
     {_rocks()}
     {_beacon()}
@@ -151,24 +155,22 @@ def _beacon() -> str:
 
 
 def _rover() -> str:
-    touch = f'contype="0" conaffinity="{GROUND | ROCK}"'
-    seen = 'contype="0" conaffinity="0" mass="0"'
     wheels = "\n".join(_wheel(k, side, x) for k, (side, x) in enumerate(WHEELS))
     arms = "\n".join(
-        f'<geom type="capsule" fromto="{a} {s * 0.29} {za} {b} {s * 0.29} {zb}" size="0.025" material="metal" {seen}/>'
+        f'<geom type="capsule" fromto="{a} {s * 0.29} {za} {b} {s * 0.29} {zb}" size="0.025" material="metal" {SEEN}/>'
         for s in (1, -1)
         for a, za, b, zb in ((0.36, 0.0, 0.12, 0.17), (0.12, 0.17, -0.18, 0.08), (-0.18, 0.08, 0, 0), (-0.18, 0.08, -0.36, 0))
     )
     return f"""<body name="rover">
       <freejoint name="rover"/>
-      <geom name="chassis" type="box" size="0.38 0.24 0.085" pos="0 0 0.2" mass="14" material="hull" {touch}/>
-      <geom name="mast" type="capsule" fromto="0.1 0 0.28 0.1 0 0.92" size="0.03" mass="0.4" material="metal" {touch}/>
-      <geom type="box" size="0.36 0.30 0.012" pos="-0.03 0 0.295" material="panel" {seen}/>
-      <geom type="box" size="0.055 0.12 0.05" pos="0.1 0 0.95" material="hull" {seen}/>
-      <geom type="cylinder" fromto="0.15 0.055 0.95 0.17 0.055 0.95" size="0.03" material="glass" {seen}/>
-      <geom type="cylinder" fromto="0.15 -0.055 0.95 0.17 -0.055 0.95" size="0.03" material="glass" {seen}/>
-      <geom type="cylinder" fromto="-0.3 0.18 0.29 -0.3 0.18 0.62" size="0.008" material="metal" {seen}/>
-      <geom type="cylinder" fromto="-0.26 -0.16 0.37 -0.27 -0.16 0.40" size="0.13" material="hull" {seen}/>
+      <geom name="chassis" type="box" size="0.38 0.24 0.085" pos="0 0 0.2" mass="14" material="hull" {TOUCH}/>
+      <geom name="mast" type="capsule" fromto="0.1 0 0.28 0.1 0 0.92" size="0.03" mass="0.4" material="metal" {TOUCH}/>
+      <geom type="box" size="0.36 0.30 0.012" pos="-0.03 0 0.295" material="panel" {SEEN}/>
+      <geom type="box" size="0.055 0.12 0.05" pos="0.1 0 0.95" material="hull" {SEEN}/>
+      <geom type="cylinder" fromto="0.15 0.055 0.95 0.17 0.055 0.95" size="0.03" material="glass" {SEEN}/>
+      <geom type="cylinder" fromto="0.15 -0.055 0.95 0.17 -0.055 0.95" size="0.03" material="glass" {SEEN}/>
+      <geom type="cylinder" fromto="-0.3 0.18 0.29 -0.3 0.18 0.62" size="0.008" material="metal" {SEEN}/>
+      <geom type="cylinder" fromto="-0.26 -0.16 0.37 -0.27 -0.16 0.40" size="0.13" material="hull" {SEEN}/>
       {arms}
       <camera name="mast" pos="0.18 0 0.95" xyaxes="0 -1 0 0.2588 0 0.9659" fovy="{CAMERA_FOV}"/>
       {wheels}
@@ -184,8 +186,8 @@ def _wheel(k: int, side: str, x: float) -> str:
         <joint name="wheel{k}" type="hinge" axis="0 1 0" armature="0.01" damping="0.05"/>
         <geom name="wheel{k}" type="sphere" size="{WHEEL_RADIUS}" mass="1" group="4" contype="0"
           conaffinity="{GROUND | ROCK}" friction="0.9"/>
-        <geom type="cylinder" size="{WHEEL_RADIUS} 0.065" zaxis="0 1 0" material="tyre" contype="0" conaffinity="0" mass="0"/>
-        <geom type="cylinder" size="0.07 0.004" pos="0 {hub} 0" zaxis="0 1 0" material="metal" contype="0" conaffinity="0" mass="0"/>
+        <geom type="cylinder" size="{WHEEL_RADIUS} 0.065" zaxis="0 1 0" material="tyre" {SEEN}/>
+        <geom type="cylinder" size="0.07 0.004" pos="0 {hub} 0" zaxis="0 1 0" material="metal" {SEEN}/>
       </body>"""
 
 
