@@ -75,7 +75,7 @@ def mix(*parts: int | Tensor) -> Tensor:
 
 
 def sample_key(seed: int, epoch: int, index: int) -> int:
-    """The int64 key of sample `index` in `epoch` of a run with `seed`; `mix(seed, epoch, indices)` gives a batch of them."""
+    """The int64 key of one sample of a run; `mix(seed, epoch, indices)` gives a batch of them."""
     return mix_ints(seed, epoch, index)
 
 

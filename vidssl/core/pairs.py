@@ -1,0 +1,152 @@
+"""What is asked of a table of scores: which pairs are positives, which are left out, how many rows at a time. Checked.
+
+N anchors (queries), M keys, P positives an anchor, D feature dim.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vidssl.errors import VidsslError
+
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Exclude:
+    """A rule that takes pairs (anchor i, key j) out of the denominator, by integer labels (video, time, rank, …).
+
+    Args:
+        query: integer [N], a label an anchor.
+        key: integer [M], a label a key.
+        when: `"equal"` leaves out pairs whose labels agree, `"different"` those whose labels differ.
+
+    Raises:
+        VidsslError: labels are not integer vectors, or `when` is another word.
+    """
+
+    query: Tensor
+    key: Tensor
+    when: Literal["equal", "different"]
+
+    def __post_init__(self) -> None:
+        if self.when not in ("equal", "different"):
+            raise VidsslError(f'Exclude: when={self.when!r}; use "equal" or "different"')
+        for name, labels in (("query", self.query), ("key", self.key)):
+            if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
+                raise VidsslError(
+                    f"Exclude: expected {name} labels as an integer vector, got {labels.dtype} {tuple(labels.shape)}"
+                )
+
+    def apply_(self, scores: Tensor, rows: slice) -> None:
+        """Set the excluded scores of a block [R, M] to −∞."""
+        compare = torch.eq if self.when == "equal" else torch.ne
+        scores.masked_fill_(compare(self.query[rows, None], self.key[None]), -math.inf)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What is asked of the scores, apart from the features."""
+
+    tau: float
+    rows: int  # anchors whose scores are held at once
+    exclude: tuple[Exclude, ...]
+    positives: Tensor | None = None  # int64 [N, P]; padding replaced by a positive of the same row
+    share: Tensor | None = None  # float [N, P]: 1/|P(i)|, 0 for padding
+
+
+def make_pairs(
+    query: Tensor,
+    key: Tensor,
+    temperature: float | Tensor,
+    positives: Tensor | None,
+    exclude: Sequence[Exclude],
+    tile: int | None,
+) -> Pairs:
+    """Check everything against everything; see `info_nce` for the arguments and errors."""
+    _check_features(query, key)
+    tau = _check_temperature(temperature)
+    rules = _check_rules(exclude, query, key)
+    rows = _rows(tile, query, key)
+    if positives is None:
+        return Pairs(tau, rows, rules)
+    return Pairs(tau, rows, rules, *_check_positives(positives, query, key))
+
+
+def sum_type(features: Tensor) -> torch.dtype:
+    """The type sums over these features are made in."""
+    return torch.float64 if features.dtype == torch.float64 else torch.float32
+
+
+def _rows(tile: int | None, query: Tensor, key: Tensor) -> int:
+    """Enough for efficient products, few enough that the scores stay in cache (CPU) or small beside memory (CUDA)."""
+    if tile is not None:
+        if tile < 1:
+            raise VidsslError(f"tile: expected at least 1 anchor a block, got {tile}")
+        return tile
+    most, scores = (256, 2**21) if query.device.type == "cpu" else (2048, 2**26)
+    return min(most, max(128, scores // len(key)))
+
+
+def _check_features(query: Tensor, key: Tensor) -> None:
+    got = f"got {query.dtype} {tuple(query.shape)} and {key.dtype} {tuple(key.shape)}"
+    if query.ndim != 2 or key.ndim != 2 or query.shape[1] != key.shape[1]:
+        raise VidsslError(f"query and key: expected [N, D] and [M, D], {got}; flatten clips and times into rows first")
+    if 0 in query.shape or 0 in key.shape:
+        raise VidsslError(f"query and key: expected at least one row and one dim each, {got}")
+    if query.dtype != key.dtype or query.dtype not in FLOATS:
+        raise VidsslError(f"query and key: expected the same one of {', '.join(map(str, FLOATS))}, {got}")
+    if query.device != key.device:
+        raise VidsslError(f"query and key: expected one device, got {query.device} and {key.device}")
+
+
+def _check_temperature(temperature: float | Tensor) -> float:
+    if isinstance(temperature, Tensor) and temperature.numel() != 1:
+        raise VidsslError(f"temperature: expected one number, got a tensor {tuple(temperature.shape)}")
+    tau = temperature.detach().item() if isinstance(temperature, Tensor) else float(temperature)
+    if not 0 < tau < math.inf:
+        raise VidsslError(
+            f"temperature: expected a finite number above 0, got {tau}; a learned one needs its logarithm"
+        )
+    return tau
+
+
+def _check_rules(exclude: Sequence[Exclude], query: Tensor, key: Tensor) -> tuple[Exclude, ...]:
+    for rule in exclude:
+        if (len(rule.query), len(rule.key)) != (len(query), len(key)):
+            raise VidsslError(
+                f"exclude: expected {len(query)} query labels and {len(key)} key labels, "
+                f"got {len(rule.query)} and {len(rule.key)}"
+            )
+        if not rule.query.device == rule.key.device == query.device:
+            raise VidsslError(
+                f"exclude: labels on {rule.query.device} and {rule.key.device}, features on {query.device}; "
+                "move the labels to the features' device"
+            )
+    return tuple(exclude)
+
+
+def _check_positives(positives: Tensor, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Positives [N, P] without padding, and each one's share [N, P] of its anchor's mean."""
+    n, m = len(query), len(key)
+    if positives.dtype != torch.int64 or positives.ndim not in (1, 2) or len(positives) != n or 0 in positives.shape:
+        raise VidsslError(
+            f"positives: expected int64 [{n}] or [{n}, P], got {positives.dtype} {tuple(positives.shape)}"
+        )
+    if positives.device != query.device:
+        raise VidsslError(f"positives: on {positives.device}, features on {query.device}; move them there")
+    low, high = (int(extreme) for extreme in positives.aminmax())
+    if low < -1 or high >= m:
+        raise VidsslError(f"positives: expected indices 0 … {m - 1} of the keys, or −1 for none, got {low} … {high}")
+    positives = positives.reshape(n, -1)
+    real = positives >= 0
+    count = real.sum(1, keepdim=True)
+    if low < 0 and not bool(count.all()):
+        first = int((count[:, 0] == 0).nonzero()[0])
+        raise VidsslError(f"positives: anchor {first} has none; leave such anchors out of query and positives")
+    # A padding −1 becomes the row's largest index with share 0, so that it can be gathered and written like the others.
+    return torch.where(real, positives, positives.amax(1, keepdim=True)), real.to(sum_type(query)) / count
