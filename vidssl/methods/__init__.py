@@ -1,0 +1,43 @@
+"""Methods: what is learned from a batch of clips. One file a method, one line in `METHODS`.
+
+A method is an `nn.Module` built as `Method(encoder, views, **options)` with
+
+- `loss(batch) -> (loss, metrics)`: a batch has `clips` uint8 `[B,T,C,H,W]`, `key` int64 `[B]` (the seed of a sample's
+  views), `video` int64 `[B]`; metrics are scalar tensors;
+- `default_views(size)`: the augmentation it is published with;
+- `encoder` and `context` (a module or None): what a run exports; `output`, `"encoder"` or `"context"`: which of the
+  two is the feature;
+- `after_step()`, where it has one: called after every optimiser step (EMA, queues).
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from vidssl.errors import VidsslError, unknown_name
+from vidssl.methods.cpc import CPC
+from vidssl.methods.cpc_image import ImageCPC
+
+METHODS: dict[str, Callable[..., nn.Module]] = {
+    "cpc": CPC,
+    "cpc-image": ImageCPC,
+}
+
+
+def find_method(name: str) -> Any:
+    """The class of a method: a key of `METHODS`, or `"module:Class"` for one that lives elsewhere.
+
+    Raises:
+        VidsslError: unknown name (lists the valid ones), or a module or class that cannot be imported.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    if ":" not in name:
+        raise unknown_name("method", name, METHODS)
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise VidsslError(f"method {name!r}: {error}; write it as module:Class and put the module on PYTHONPATH") from error

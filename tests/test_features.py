@@ -1,0 +1,149 @@
+"""The extractor that controllers import: round trip through a run folder, streaming, and every way to feed it wrongly."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import vidssl
+from vidssl.checkpoint import write_config, write_json, write_model
+from vidssl.encoders import ENCODERS, build_encoder
+from vidssl.encoders.context import CONTEXTS, build_context
+from vidssl.features import FeatureExtractor
+
+
+def write_run(folder: Path, encoder_name: str = "small-motion", context_name: str | None = "gru") -> Path:
+    torch.manual_seed(0)
+    encoder = build_encoder(encoder_name, (64, 64))
+    parts: dict[str, nn.Module] = {"encoder": encoder}
+    if context_name:
+        parts["context"] = build_context(context_name, encoder.dim, 32)
+    write_model(folder, nn.ModuleDict(parts).state_dict())
+    write_config(
+        folder,
+        {
+            "encoder": {"name": encoder_name, "dim": encoder.dim},
+            "context": {"name": context_name, "dim": 32} if context_name else None,
+            "output": "context" if context_name else "encoder",
+            "image_size": [64, 64],
+            "fps": 15.0,
+        },
+    )
+    return folder
+
+
+def frames(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    enc = vidssl.load_encoder(run)
+    assert (enc.dim, enc.image_size, enc.fps, enc.output) == (32, (64, 64), 15.0, "context")
+    assert enc(frames(5, 64, 64)).shape == (5, 32)
+    assert enc(frames(2, 5, 64, 64)).shape == (2, 5, 32)
+    assert enc(frames(5, 64, 64)).dtype == torch.float32
+    assert vidssl.load_encoder(run, output="encoder").dim == 256
+
+
+@pytest.mark.parametrize(
+    ("name", "context"), [*((name, None) for name in sorted(ENCODERS)), *(("small-motion", c) for c in CONTEXTS)]
+)
+def test_streaming_equals_whole_clip(tmp_path: Path, name: str, context: str | None) -> None:
+    enc = vidssl.load_encoder(write_run(tmp_path, name, context))
+    clip = frames(6, 64, 64)
+    streamed = torch.stack([enc.step(frame) for frame in clip])
+    whole = enc(clip)
+    scale = whole.abs().max()  # untrained deep ResNets give large numbers
+    torch.testing.assert_close(streamed / scale, whole / scale, rtol=1e-5, atol=1e-5)
+    enc.reset()
+    torch.testing.assert_close(enc.step(clip[0]), streamed[0])
+
+
+@pytest.mark.parametrize("context", [None, *CONTEXTS])
+def test_parallel_streams_reset_apart(tmp_path: Path, context: str | None) -> None:
+    enc = vidssl.load_encoder(write_run(tmp_path, "small-motion", context))
+    clips = frames(3, 6, 64, 64)
+    enc.reset(batch=3)
+    out = []
+    for t in range(6):
+        if t == 4:
+            enc.reset_rows([False, True, False])
+        out.append(enc.step(clips[:, t]))
+    streamed = torch.stack(out, 1)
+    torch.testing.assert_close(streamed[[0, 2]], enc(clips[[0, 2]]), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(streamed[1, 4:], enc(clips[1, 4:]), rtol=1e-5, atol=1e-5)
+
+
+def test_other_sizes_are_scaled() -> None:
+    """A flat frame stays the same flat frame at every size, so its features do too."""
+    enc = FeatureExtractor.random("small", (64, 64))
+    flat = [np.full((1, h, w, 3), 90, np.uint8) for h, w in ((64, 64), (48, 80), (240, 320))]
+    first, *rest = (enc(frame) for frame in flat)
+    for other in rest:
+        torch.testing.assert_close(other, first, rtol=1e-5, atol=1e-5)
+
+
+def test_random_is_a_function_of_the_seed() -> None:
+    clip = frames(2, 64, 64)
+    before = torch.random.get_rng_state()
+    a, b, c = (FeatureExtractor.random("control", (64, 64), seed=s)(clip) for s in (0, 0, 1))
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert not torch.equal(a, c)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (np.zeros((16, 3, 96, 96), np.float32), r"expected uint8 \[T,H,W,3\].*got float32 \(16, 3, 96, 96\)"),
+        (np.zeros((16, 3, 96, 96), np.uint8), r"got uint8 \(16, 3, 96, 96\)"),
+        (np.zeros((96, 96, 3), np.uint8), r"got uint8 \(96, 96, 3\)"),
+        (np.zeros((4, 96, 96, 4), np.uint8), "raw camera frames"),
+        (np.zeros((0, 96, 96, 3), np.uint8), "empty array"),
+        ([[1, 2], [3, 4]], "got list"),
+        (torch.zeros(2, 64, 64, 3), "got float32"),
+    ],
+)
+def test_wrong_frames(bad: object, message: str) -> None:
+    enc = FeatureExtractor.random("small", (64, 64))
+    with pytest.raises(vidssl.VidsslError, match=message):
+        enc(bad)  # type: ignore[arg-type]
+
+
+def test_wrong_number_of_streams() -> None:
+    enc = FeatureExtractor.random("small", (64, 64))
+    enc.reset(batch=2)
+    with pytest.raises(vidssl.VidsslError, match="2 streams are running, got 3 frames"):
+        enc.step(frames(3, 64, 64))
+    with pytest.raises(vidssl.VidsslError, match=r"expected bool \[2\]"):
+        enc.reset_rows([True])
+
+
+def test_run_folders_that_cannot_be_loaded(tmp_path: Path) -> None:
+    with pytest.raises(vidssl.VidsslError, match=r"no run folder: it has no config\.json"):
+        vidssl.load_encoder(tmp_path)
+    run = write_run(tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    write_json(run / "config.json", {**config, "version": 99})
+    with pytest.raises(vidssl.VidsslError, match="version 99, this vidssl reads version 1"):
+        vidssl.load_encoder(run)
+    (run / "config.json").write_text("{")
+    with pytest.raises(vidssl.VidsslError, match="is not JSON"):
+        vidssl.load_encoder(run)
+    write_json(run / "config.json", {"version": 1})
+    with pytest.raises(vidssl.VidsslError, match="lacks or garbles 'image_size'"):
+        vidssl.load_encoder(run)
+    write_json(run / "config.json", {**config, "encoder": {"name": "resnet18", "dim": 512}})
+    with pytest.raises(vidssl.VidsslError, match=r"does not fit config\.json"):
+        vidssl.load_encoder(run)
+    write_json(run / "config.json", config)
+    (run / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(vidssl.VidsslError, match="is damaged"):
+        vidssl.load_encoder(run)
+    (run / "model.safetensors").unlink()
+    with pytest.raises(vidssl.VidsslError, match="has not saved a model yet"):
+        vidssl.load_encoder(run)

@@ -1,0 +1,91 @@
+"""The run folder: what training leaves behind, written so that a kill leaves the old file or the new one.
+
+    config.json          versioned: encoder, context, preprocessing, method, data and its hash, seed
+    model.safetensors    the exported encoder (and context)
+    trainer.pt           everything that resuming needs; tensors and plain values only
+    metrics.jsonl        one line a logged step
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vidssl.errors import VidsslError
+
+RUN_VERSION = 1
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a path beside `path` to write; renames it to `path` when the block ends well, removes it when not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise VidsslError(f"cannot write {path}: {error.strerror}; free some space or choose another --out") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON (sorted keys, indented) whole, then rename."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def write_config(run: Path, config: dict[str, Any]) -> None:
+    """Write `config.json` of a run folder, stamped with the format's version."""
+    write_json(run / "config.json", {"version": RUN_VERSION, **config})
+
+
+def read_config(run: str | Path) -> dict[str, Any]:
+    """The `config.json` of a run folder.
+
+    Raises:
+        VidsslError: not a run folder, unreadable, or written by another version of the format.
+    """
+    path = Path(run) / "config.json"
+    if not path.is_file():
+        raise VidsslError(f"{run} is no run folder: it has no config.json; pass the --out folder of `vidssl pretrain`")
+    try:
+        config = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise VidsslError(f"{path} is not JSON ({error}); restore it or train again") from error
+    version = config.get("version") if isinstance(config, dict) else None
+    if version != RUN_VERSION:
+        raise VidsslError(
+            f"{path}: run folder version {version!r}, this vidssl reads version {RUN_VERSION}; "
+            "use the vidssl release that wrote it or train again"
+        )
+    return config
+
+
+def write_model(run: Path, tensors: dict[str, Tensor]) -> None:
+    """Write `model.safetensors` of a run folder."""
+    from safetensors.torch import save_file
+
+    with replacing(run / "model.safetensors") as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+
+
+def read_model(run: str | Path) -> dict[str, Tensor]:
+    """The weights in `model.safetensors` of a run folder; raises VidsslError when absent or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(run) / "model.safetensors"
+    if not path.is_file():
+        raise VidsslError(f"{path} is missing; the run has not saved a model yet: let `vidssl pretrain` reach a checkpoint")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise VidsslError(f"{path} is damaged ({error}); restore it or train again") from error

@@ -1,0 +1,110 @@
+"""Frame encoders: a convolutional network on every frame, optionally told what moved.
+
+B clips, T frames, C = 3 colours, H x W pixels, D feature dim, h x w cells of the last map.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+# The mean and spread of natural frames, and of differences between successive frames of video at 5-30 Hz,
+# in units of full scale: rounded, so that networks see inputs of about unit variance.
+FRAME_MEAN, FRAME_STD, MOTION_STD = 0.45, 0.25, 0.1
+
+
+class FrameEncoder(nn.Module):
+    """`[B,T,3,H,W]` in [0, 1] -> `[B,T,D]`: `head(pool(trunk(frame)))`, each frame by itself.
+
+    With `motion`, a frame is seen as six channels: its colours and their change since the frame before; the first
+    frame of a clip counts as unchanged. `past` says how many earlier frames a feature depends on (0 or 1), which is
+    what streaming has to remember.
+
+    Attributes:
+        dim: D.
+        past: earlier frames that a frame's feature depends on.
+    """
+
+    def __init__(self, trunk: nn.Module, head: nn.Module, dim: int, motion: bool = False) -> None:
+        super().__init__()
+        self.trunk, self.head, self.dim, self.past = trunk, head, dim, int(motion)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Features of every frame: `[B,T,3,H,W]` in [0, 1] -> `[B,T,D]`."""
+        return self.head(self.trunk(self._inputs(clips))).unflatten(0, clips.shape[:2])
+
+    def maps(self, clips: Tensor) -> Tensor:
+        """Spatial features before pooling: `[B,T,3,H,W]` in [0, 1] -> `[B,T,D',h,w]`."""
+        return self.trunk(self._inputs(clips)).unflatten(0, clips.shape[:2])
+
+    def step(self, frame: Tensor, before: Tensor | None) -> Tensor:
+        """One frame of a stream: frame and the frame before it (None at the start), `[B,3,H,W]` in [0, 1] -> `[B,D]`."""
+        if not self.past:
+            return self.forward(frame[:, None])[:, 0]
+        pair = torch.stack([frame if before is None else before, frame], dim=1)
+        return self.head(self.trunk(self._inputs(pair)[1::2]))
+
+    def _inputs(self, clips: Tensor) -> Tensor:
+        """What the trunk sees: `[B,T,3,H,W]` -> `[B*T,C,H,W]`."""
+        x = (clips - FRAME_MEAN) / FRAME_STD
+        if self.past:
+            change = torch.diff(clips, dim=1, prepend=clips[:, :1]) / MOTION_STD
+            x = torch.cat([x, change], dim=2)
+        return x.flatten(0, 1)
+
+
+def resnet_encoder(name: str, size: tuple[int, int], motion: bool = False) -> FrameEncoder:
+    """torchvision's ResNet without its classifier, mean over the last map; D = 512 (18, 34) or 2048 (50).
+
+    Batch norm as published. With `motion`, the first convolution takes six channels.
+    """
+    import torchvision
+
+    net = getattr(torchvision.models, name)(weights=None)
+    if motion:
+        net.conv1 = nn.Conv2d(6, 64, kernel_size=7, stride=2, padding=3, bias=False)
+        nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+    dim = net.fc.in_features
+    net.fc = net.avgpool = nn.Identity()
+    return FrameEncoder(_ResNetTrunk(net), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), dim, motion)
+
+
+class _ResNetTrunk(nn.Module):
+    """The convolutional part of a torchvision ResNet, under torchvision's parameter names."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        for name in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"):
+            self.add_module(name, getattr(net, name))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for stage in self.children():
+            x = stage(x)
+        return x
+
+
+def small_encoder(
+    size: tuple[int, int], motion: bool = False, pool: Literal["mean", "grid"] = "mean", dim: int = 256
+) -> FrameEncoder:
+    """A fast network for 64x64 to 128x128 frames: four strided convolutions with group norm, no batch statistics.
+
+    Args:
+        size: (height, width) of the frames.
+        motion: also show it the change since the frame before.
+        pool: `"mean"` over the last map forgets where things are (what is happening); `"grid"` keeps a 4x4 layout
+            (where things are, for control).
+        dim: D.
+    """
+    del size  # fully convolutional up to an adaptive pool
+    widths = (6 if motion else 3, 32, 64, 128, 256)
+    layers: list[nn.Module] = []
+    for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+        kernel = 5 if i == 0 else 3
+        layers += [nn.Conv2d(before, after, kernel, stride=2, padding=kernel // 2), nn.GroupNorm(8, after), nn.ReLU()]
+    if pool == "mean":
+        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], dim))
+    else:
+        head = nn.Sequential(
+            nn.Conv2d(widths[-1], 64, 1), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64 * 16, dim)
+        )
+    return FrameEncoder(nn.Sequential(*layers), head, dim, motion)

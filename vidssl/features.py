@@ -1,0 +1,182 @@
+"""What a controller imports: raw camera frames in, features out.
+
+B streams or clips, T frames, H x W pixels of the camera, D feature dim.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vidssl.checkpoint import read_config, read_model
+from vidssl.encoders import build_encoder
+from vidssl.encoders.context import State, build_context
+from vidssl.errors import VidsslError
+
+Output = Literal["encoder", "context"]
+OUTPUTS = ("encoder", "context")
+
+
+class FeatureExtractor:
+    """A frozen encoder with its own preprocessing. Frames go in as the camera gives them: uint8 RGB.
+
+    >>> enc = vidssl.load_encoder("runs/mine")
+    >>> enc(frames)        # uint8 [T,H,W,3] -> float32 [T,D]; [B,T,H,W,3] -> [B,T,D]
+    >>> enc.reset()        # a new episode
+    >>> enc.step(frame)    # uint8 [H,W,3] -> float32 [D], the same numbers as the whole clip gives
+
+    Frames of another size are scaled to `image_size` (antialiased bilinear). Feed frames at about `fps` where it is
+    given: the encoder has learned motion at that rate.
+
+    Attributes:
+        dim: D.
+        image_size: (height, width) in pixels the encoder works at.
+        fps: frames per second it was trained at, None when unknown or mixed.
+        output: `"encoder"` (one frame, with motion its neighbour) or `"context"` (all frames since reset).
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        context: nn.Module | None,
+        image_size: tuple[int, int],
+        fps: float | None = None,
+        output: Output = "encoder",
+        config: dict[str, Any] | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if output not in OUTPUTS:
+            raise VidsslError(f"output: got {output!r}; choose from {', '.join(OUTPUTS)}")
+        if output == "context" and context is None:
+            raise VidsslError('output "context": this run exports no context; use output="encoder"')
+        self.device = torch.device(device)
+        self.encoder: Any = encoder.to(self.device).eval().requires_grad_(False)
+        self.context: Any = context.to(self.device).eval().requires_grad_(False) if output == "context" and context else None
+        self.image_size, self.fps, self.output, self.config = image_size, fps, output, config or {}
+        self.dim: int = self.context.dim if self.context else self.encoder.dim
+        self.reset()
+
+    @classmethod
+    def random(cls, name: str, size: tuple[int, int], seed: int = 0, device: str | torch.device = "cpu") -> "FeatureExtractor":
+        """An untrained encoder of architecture `name`: the baseline that every learned one must beat."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            encoder = build_encoder(name, size)
+        return cls(encoder, None, size, device=device)
+
+    @torch.inference_mode()
+    def __call__(self, frames: np.ndarray | Tensor) -> Tensor:
+        """Features of whole clips: uint8 `[T,H,W,3]` -> float32 `[T,D]`, or `[B,T,H,W,3]` -> `[B,T,D]`.
+
+        Each clip starts afresh; the streaming state is not touched.
+        """
+        clips = self._checked(frames, (4, 5), "[T,H,W,3] or [B,T,H,W,3]")
+        single = clips.ndim == 4
+        features = self.encoder(self._prepared(clips[None] if single else clips))
+        if self.context:
+            features = self.context(features)
+        return features[0] if single else features
+
+    def reset(self, batch: int | None = None) -> None:
+        """Forget the frames seen: call at the start of an episode.
+
+        Args:
+            batch: number of parallel streams for `step` on `[B,H,W,3]`; None takes it from the first frames.
+        """
+        self._batch = batch
+        self._before: Tensor | None = None
+        self._state: State = None
+        self._fresh: Tensor | None = None
+
+    def reset_rows(self, rows: Sequence[bool] | np.ndarray | Tensor) -> None:
+        """Forget what some of the parallel streams have seen: bool `[B]`, True where a new episode starts."""
+        mask = torch.as_tensor(np.asarray(rows), dtype=torch.bool)
+        if self._batch is None or mask.shape != (self._batch,):
+            raise VidsslError(f"reset_rows: expected bool [{self._batch}], got {tuple(mask.shape)}; call reset(batch=B) first")
+        self._fresh = mask if self._fresh is None else self._fresh | mask
+
+    @torch.inference_mode()
+    def step(self, frame: np.ndarray | Tensor) -> Tensor:
+        """The next frame of a stream: uint8 `[H,W,3]` -> float32 `[D]`; of B streams: `[B,H,W,3]` -> `[B,D]`."""
+        frame = self._checked(frame, (3, 4), "[H,W,3] or [B,H,W,3]")
+        single = frame.ndim == 3
+        frames = frame[None] if single else frame
+        if self._batch is not None and len(frames) != self._batch:
+            raise VidsslError(f"step: {self._batch} streams are running, got {len(frames)} frames; call reset(batch={len(frames)})")
+        self._batch = len(frames)
+        prepared = self._prepared(frames)
+        if self._fresh is None or self._before is None:
+            feature = self._advance(prepared)
+        else:  # some streams start anew: run them apart, from nothing
+            feature = self._advance_some(prepared, self._fresh.to(self.device))
+        self._fresh = None
+        return feature[0] if single else feature
+
+    def _advance(self, prepared: Tensor) -> Tensor:
+        feature = self.encoder.step(prepared, self._before)
+        self._before = prepared
+        if self.context:
+            feature, self._state = self.context.step(feature, self._state)
+        return feature
+
+    def _advance_some(self, prepared: Tensor, fresh: Tensor) -> Tensor:
+        before = torch.where(fresh[:, None, None, None], prepared, self._before)
+        feature = self.encoder.step(prepared, before)
+        self._before = prepared
+        if self.context:
+            feature, self._state = self.context.step(feature, self.context.forget(self._state, fresh))
+        return feature
+
+    def _checked(self, frames: np.ndarray | Tensor, ndims: tuple[int, int], shape: str) -> Tensor:
+        if not isinstance(frames, np.ndarray | Tensor):
+            raise VidsslError(f"frames: expected a uint8 array {shape}, got {type(frames).__name__}; pass raw camera frames")
+        if str(frames.dtype).removeprefix("torch.") != "uint8" or frames.ndim not in ndims or frames.shape[-1] != 3:
+            raise VidsslError(
+                f"frames: expected uint8 {shape}, got {str(frames.dtype).removeprefix('torch.')} {tuple(frames.shape)}; "
+                "pass raw camera frames (RGB, channels last), scaling happens inside"
+            )
+        if 0 in frames.shape:
+            raise VidsslError(f"frames: got an empty array {tuple(frames.shape)}; pass at least one frame")
+        tensor = frames if isinstance(frames, Tensor) else torch.from_numpy(np.ascontiguousarray(frames))
+        return tensor.to(self.device)
+
+    def _prepared(self, frames: Tensor) -> Tensor:
+        """uint8 `[...,H,W,3]` -> float `[...,3,*image_size]` in [0, 1]."""
+        x = frames.movedim(-1, -3).float().div_(255)
+        if x.shape[-2:] == self.image_size:
+            return x
+        flat = F.interpolate(x.flatten(0, -4), self.image_size, mode="bilinear", antialias=True, align_corners=False)
+        return flat.unflatten(0, x.shape[:-3])
+
+
+def load_encoder(
+    run: str | Path, device: str | torch.device = "cpu", output: Output | None = None
+) -> FeatureExtractor:
+    """The frozen encoder of a run folder.
+
+    Args:
+        run: the `--out` folder of `vidssl pretrain`.
+        device: where to run it.
+        output: `"encoder"` or `"context"`; None takes the one that the run exports.
+    Raises:
+        VidsslError: not a run folder, another version, weights that are missing, damaged or of another architecture.
+    """
+    config = read_config(run)
+    weights = read_model(run)
+    try:
+        size = (int(config["image_size"][0]), int(config["image_size"][1]))
+        encoder: nn.Module = build_encoder(config["encoder"]["name"], size)
+        context = None
+        if config["context"] is not None:
+            context = build_context(config["context"]["name"], config["encoder"]["dim"], config["context"]["dim"])
+        modules = nn.ModuleDict({"encoder": encoder} if context is None else {"encoder": encoder, "context": context})
+        modules.load_state_dict(weights)
+        return FeatureExtractor(encoder, context, size, config["fps"], output or config["output"], config, device)
+    except (KeyError, TypeError, IndexError) as error:
+        raise VidsslError(f"{run}/config.json lacks or garbles {error}; restore it or train again") from error
+    except RuntimeError as error:
+        raise VidsslError(f"{run}: model.safetensors does not fit config.json ({error}); restore both or train again") from error

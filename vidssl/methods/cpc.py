@@ -1,0 +1,126 @@
+"""Contrastive predictive coding on video: van den Oord, Li, Vinyals 2018, "Representation Learning with Contrastive
+Predictive Coding", arXiv 1807.03748.
+
+    frames   f0   f1   f2   f3   f4   f5
+    z = encoder(f)   a feature a frame
+    c = context(z)   causal: c2 has seen f0 f1 f2
+    W_k c_t          predicts z_{t+k}, k = 1..K, among the keys: z of all frames of the batch (InfoNCE, eq. 4)
+
+B clips, T frames, D feature dim, K predicted steps, A anchor times a clip, M = B*T keys (all ranks').
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vidssl.core import Exclude, gather, gather_ints, info_nce, world
+from vidssl.core.monitor import spread
+from vidssl.encoders.context import build_context
+from vidssl.encoders.frame import FrameEncoder
+from vidssl.errors import VidsslError
+from vidssl.views import Views
+
+Negatives = Literal["same-video", "other-videos", "both"]
+NEGATIVES = ("same-video", "other-videos", "both")
+
+
+class CPC(nn.Module):
+    """CPC with one feature a frame.
+
+    Args:
+        encoder: `[B,T,C,H,W] -> [B,T,D]`.
+        views: augmentation of the clips; a clip's is the same for all its frames.
+        context: `"gru"` (as published) or `"transformer"`.
+        context_dim: size of c_t.
+        steps: K.
+        negatives: the keys a prediction is told apart from: frames of the same video at other times (what changes:
+            motion), of other videos (what stays: scene, objects), or both.
+        temperature: of the cosine similarity between W_k c_t and z; None takes the plain dot product, as published.
+        output: the feature that a run exports, z_t (`"encoder"`) or c_t (`"context"`).
+    """
+
+    def __init__(
+        self,
+        encoder: FrameEncoder,
+        views: Views,
+        *,
+        context: str = "gru",
+        context_dim: int = 256,
+        steps: int = 3,
+        negatives: Negatives = "both",
+        temperature: float | None = 0.1,
+        output: Literal["encoder", "context"] = "encoder",
+    ) -> None:
+        super().__init__()
+        if negatives not in NEGATIVES:
+            raise VidsslError(f"negatives: got {negatives!r}; choose from {', '.join(NEGATIVES)}")
+        if steps < 1:
+            raise VidsslError(f"steps: got {steps}; CPC predicts at least 1 step ahead")
+        self.encoder, self.views = encoder, views
+        self.context = build_context(context, encoder.dim, context_dim)
+        self.predictors = nn.ModuleList(nn.Linear(context_dim, encoder.dim, bias=False) for _ in range(steps))
+        self.negatives, self.temperature, self.output = negatives, temperature, output
+
+    @staticmethod
+    def default_views(size: tuple[int, int]) -> Views:
+        """Crop, flip, colour and greyscale."""
+        return Views(size, crop=(0.4, 1.0), flip=0.5, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grey=0.2)
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """InfoNCE averaged over all anchors and steps.
+
+        Raises:
+            VidsslError: clips too short for the prediction horizon, or no negatives of the chosen kind in the batch.
+        """
+        clips, steps = batch["clips"], len(self.predictors)
+        frames = clips.shape[1]
+        if frames < steps + 2:
+            raise VidsslError(
+                f"clips of {frames} frames are too short to predict {steps} steps ahead: "
+                f"raise --frames to {steps + 2} or more, or lower the method's steps"
+            )
+        z = self.encoder(self.views(clips, batch["key"]))
+        c = self.context(z)
+        return self._contrast(z, c, batch["video"])
+
+    def _contrast(self, z: Tensor, c: Tensor, video: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        clips, frames, _ = z.shape
+        steps = len(self.predictors)
+        times = torch.arange(1, frames - steps, device=z.device)  # c_0 has seen a single frame: no motion yet
+        anchors = c[:, 1 : frames - steps]
+        query = torch.stack([predict(anchors) for predict in self.predictors]).flatten(0, 2)  # [K*B*A, D]
+
+        rank, _ = world()
+        first = (rank * clips + torch.arange(clips, device=z.device)) * frames  # the key of a clip's frame 0
+        ahead = torch.arange(1, steps + 1, device=z.device)
+        positives = (first[None, :, None] + times + ahead[:, None, None]).flatten()
+        keys = gather(z.flatten(0, 1))
+        key_video = gather_ints(video.repeat_interleave(frames))
+        query_video = video[None, :, None].expand(steps, clips, len(times)).flatten()
+
+        temperature = self.temperature or 1.0
+        if self.temperature is not None:
+            query, keys = F.normalize(query, dim=-1), F.normalize(keys, dim=-1)
+        losses = info_nce(
+            query, keys, positives, temperature, exclude=self._excluded(query_video, key_video), reduction="none"
+        )
+        by_step = losses.unflatten(0, (steps, -1)).mean(1)
+        return losses.mean(), {
+            "loss_first_step": by_step[0].detach(),
+            "loss_last_step": by_step[-1].detach(),
+            "spread": spread(z),
+        }
+
+    def _excluded(self, query_video: Tensor, key_video: Tensor) -> list[Exclude]:
+        if self.negatives == "same-video":
+            return [Exclude(query_video, key_video, "different")]
+        if self.negatives == "other-videos":
+            if bool((key_video == key_video[0]).all()):
+                raise VidsslError(
+                    "negatives from other videos: every clip of the batch is of one video; "
+                    "use negatives 'same-video', a larger batch or more videos"
+                )
+            return [Exclude(query_video, key_video, "equal")]
+        return []

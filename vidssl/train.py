@@ -1,0 +1,346 @@
+"""The one training loop.
+
+    loader ──batch──> method.loss ──backward, clip──> optimiser ──> method.after_step
+                                                   every log_every: metrics.jsonl, TensorBoard, progress
+                                                   every checkpoint_every: trainer.pt, model.safetensors
+
+A step is a function of (weights, seed, step): the loader starts at any step, and torch's generator is seeded anew for
+every step. So resuming is arithmetic, and a killed and resumed CPU run ends with the same bits as one left alone.
+"""
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vidssl.checkpoint import read_config, replacing, write_config, write_model
+from vidssl.core.random import mix_ints
+from vidssl.errors import VidsslError
+from vidssl.progress import TrainingDisplay
+
+
+class Loader(Protocol):
+    """What the loop needs of a data source."""
+
+    steps_per_epoch: int
+
+    def batches(self, start_step: int) -> Iterator[dict[str, Any]]:
+        """Batches from `start_step` on, without end; batch s depends on (seed, s) alone."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: exactly one of the three.
+
+    Attributes:
+        steps: optimiser steps.
+        epochs: passes over the videos, a clip of each a pass.
+        minutes: wall-clock of the loop; the learning rate then follows the clock, so such a run is not repeatable.
+    """
+
+    steps: int | None = None
+    epochs: int | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        given = {k: v for k, v in asdict(self).items() if v is not None}
+        if len(given) != 1 or next(iter(given.values())) <= 0:
+            raise VidsslError(f"training budget: got {given or 'none'}; give one of steps, epochs or minutes, above 0")
+
+    def total_steps(self, steps_per_epoch: int) -> int | None:
+        """Steps in all, None when the clock decides."""
+        return self.epochs * steps_per_epoch if self.epochs else self.steps
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a method is optimised: AdamW, linear warm-up, cosine decay to zero, gradients clipped by norm.
+
+    Attributes:
+        lr: peak learning rate.
+        weight_decay: on matrices and kernels, not on biases and norms.
+        warmup: share of the budget spent warming up.
+        clip_norm: largest gradient norm.
+        accumulate: batches an optimiser step; the negatives of a contrastive loss still come from one batch.
+        precision: `"32"` or `"bf16"` (mixed).
+        seed: of everything random.
+        log_every: steps between lines of metrics.
+        checkpoint_every: steps between checkpoints.
+        monitor_every: steps between probes of the encoder (effective rank, k-NN).
+    """
+
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    warmup: float = 0.05
+    clip_norm: float = 1.0
+    accumulate: int = 1
+    precision: Literal["32", "bf16"] = "32"
+    seed: int = 0
+    log_every: int = 10
+    checkpoint_every: int = 200
+    monitor_every: int = 200
+
+
+@dataclass
+class Outcome:
+    """How a training ended.
+
+    Attributes:
+        step: optimiser steps done in all.
+        seconds: spent in the loop, resumed parts included.
+        stopped_by: the name of the signal that stopped it early, None when the budget was spent.
+    """
+
+    step: int
+    seconds: float
+    stopped_by: str | None = None
+
+
+def make_fabric(device: str = "auto", devices: int = 1, precision: str = "32") -> Any:
+    """The Fabric engine: one process, `devices` processes here, or those that torchrun or SLURM started.
+
+    Args:
+        device: `"auto"`, `"cpu"` or `"cuda"`.
+        devices: processes; more than one trains with DDP.
+        precision: `"32"` or `"bf16"`.
+    """
+    from lightning_fabric import Fabric
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise VidsslError(f"device: got {device!r}; choose from auto, cpu, cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise VidsslError("device: got 'cuda', but torch sees no CUDA GPU; use --device cpu")
+    accelerator = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    strategy = "ddp" if devices > 1 else "auto"
+    fabric_precision: Any = {"32": "32-true", "bf16": "bf16-mixed"}[precision]
+    fabric = Fabric(accelerator=accelerator, devices=devices, strategy=strategy, precision=fabric_precision)
+    fabric.launch()
+    return fabric
+
+
+def fit(
+    fabric: Any,
+    method: nn.Module,
+    loader: Loader,
+    run: Path,
+    budget: Budget,
+    config: TrainConfig,
+    *,
+    run_config: dict[str, Any],
+    resume: bool = False,
+    monitor: Callable[[nn.Module], dict[str, float]] | None = None,
+) -> Outcome:
+    """Train `method` on the batches of `loader` and leave a run folder.
+
+    Args:
+        fabric: from `make_fabric`.
+        method: see `vidssl.methods`.
+        loader: this rank's batches.
+        run: the run folder; new, or an earlier run's with `resume`.
+        budget: when to stop.
+        config: how to optimise.
+        run_config: what `load_encoder` needs, and what a resumed run must share with its first part.
+        resume: go on from the last checkpoint of `run`.
+        monitor: called with the method every `monitor_every` steps; its numbers are logged.
+    Raises:
+        VidsslError: a run folder in use, a resumed run that differs from its first part, a loss that is not finite.
+    """
+    run_config = {**run_config, "train": asdict(config), "budget": asdict(budget)}
+    optimizer = torch.optim.AdamW(_decay_groups(method, config.weight_decay), lr=config.lr)
+    step, seconds = _begin(fabric, method, optimizer, run, run_config, resume)
+    model, optimizer = fabric.setup(method, optimizer)
+    total = budget.total_steps(loader.steps_per_epoch)
+    batches = loader.batches(step * config.accumulate)
+    started, waited, first_step = time.perf_counter() - seconds, 0.0, step
+
+    def save() -> None:
+        if fabric.is_global_zero:
+            _save(method, optimizer, run, step, time.perf_counter() - started)
+
+    def finished() -> bool:
+        if total is not None:
+            return step >= total
+        spent = time.perf_counter() - started >= 60 * (budget.minutes or 0)
+        return bool(fabric.broadcast(spent)) if fabric.world_size > 1 else spent
+
+    with ExitStack() as stack:
+        stack.callback(batches.close)  # type: ignore[attr-defined]
+        stop = stack.enter_context(_signals())
+        log = stack.enter_context(_MetricsLog(run, step, enabled=fabric.is_global_zero))
+        display = stack.enter_context(TrainingDisplay(total, budget.minutes, step, enabled=fabric.is_global_zero))
+        while not finished() and not stop.name:
+            fraction = step / total if total else (time.perf_counter() - started) / (60 * (budget.minutes or 1))
+            lr = config.lr * schedule(fraction, config.warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            torch.manual_seed(mix_ints(config.seed, step, fabric.global_rank))
+            metrics: dict[str, Tensor] = {}
+            for part in range(config.accumulate):
+                asked = time.perf_counter()
+                batch = next(batches)
+                waited += time.perf_counter() - asked
+                last = part == config.accumulate - 1
+                with fabric.no_backward_sync(model, enabled=not last):
+                    loss, metrics = model(fabric.to_device(_tensors(batch)))
+                    fabric.backward(loss / config.accumulate)
+                if not math.isfinite(value := loss.item()):
+                    raise VidsslError(
+                        f"loss is {value} at step {step}; batch: {', '.join(batch.get('names', []))}. "
+                        "Lower --lr, or use --precision 32; the last checkpoint is kept"
+                    )
+            norm = fabric.clip_gradients(model, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
+            optimizer.step()
+            optimizer.zero_grad()
+            if hasattr(method, "after_step"):
+                method.after_step()
+            step += 1
+
+            spent = time.perf_counter() - started
+            rate = (step - first_step) / max(spent - seconds, 1e-9)
+            wait = waited / max(spent - seconds, 1e-9)
+            display.update(step, spent, value, rate, wait)
+            if step % config.log_every == 0 or step == total:
+                numbers = {name: float(metric) for name, metric in metrics.items()}
+                timing = {"seconds": spent, "steps_per_second": rate, "data_wait": wait}
+                log.write(step, {"loss": value, "lr": lr, "gradient_norm": float(norm), **numbers, **timing})
+            if monitor is not None and fabric.is_global_zero and (step % config.monitor_every == 0 or step == total):
+                log.write(step, monitor(method))
+            if step % config.checkpoint_every == 0:
+                save()
+        save()
+    return Outcome(step, time.perf_counter() - started, stop.name)
+
+
+def schedule(fraction: float, warmup: float) -> float:
+    """Learning rate over its peak: linear from 0 to 1 over `warmup`, then a half cosine to 0. fraction in [0, 1]."""
+    if fraction < warmup:
+        return max(fraction / warmup, 1e-2)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (fraction - warmup) / (1 - warmup))))
+
+
+def exported(method: Any) -> dict[str, Tensor]:
+    """The tensors that a run folder publishes: of the encoder and, where there is one, the context."""
+    parts = {"encoder": method.encoder} if method.context is None else {"encoder": method.encoder, "context": method.context}
+    return nn.ModuleDict(parts).state_dict()
+
+
+def _tensors(batch: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+
+
+def _decay_groups(method: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    trained = [p for p in method.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _begin(
+    fabric: Any, method: nn.Module, optimizer: torch.optim.Optimizer, run: Path, run_config: dict[str, Any], resume: bool
+) -> tuple[int, float]:
+    """Make the run folder, or load the last checkpoint of an earlier part: steps and seconds already done."""
+    if not resume:
+        if (run / "config.json").exists():
+            raise VidsslError(f"{run} holds a run already; pass --resume to go on with it, or choose another --out")
+        if fabric.is_global_zero:
+            write_config(run, run_config)
+        return 0, 0.0
+    before = read_config(run)
+    ours = json.loads(json.dumps(run_config))
+    differing = sorted(key for key in ours if before.get(key) != ours[key])
+    if differing:
+        was = "; ".join(f"{key}: was {_brief(before.get(key))}, now {_brief(ours[key])}" for key in differing)
+        raise VidsslError(f"--resume: {run} was started with other settings ({was}); give the same ones")
+    path = run / "trainer.pt"
+    if not path.is_file():
+        return 0, 0.0  # stopped before the first checkpoint: the first part is repeated, with the same numbers
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    method.load_state_dict(state["method"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"], state["seconds"]
+
+
+def _brief(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 200 else text[:200] + "…"
+
+
+def _save(method: nn.Module, optimizer: torch.optim.Optimizer, run: Path, step: int, seconds: float) -> None:
+    write_model(run, exported(method))
+    state = {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "seconds": seconds}
+    with replacing(run / "trainer.pt") as temporary:
+        torch.save(state, temporary)
+
+
+class _Stop:
+    name: str | None = None
+
+
+@contextmanager
+def _signals() -> Iterator[_Stop]:
+    """SIGTERM and Ctrl-C ask the loop to save and end after the step in hand; a second Ctrl-C ends it at once."""
+    stop = _Stop()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop.name and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.name = signal.Signals(number).name
+
+    if threading.current_thread() is not threading.main_thread():  # handlers can be set in the main thread only
+        yield stop
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _MetricsLog:
+    """`metrics.jsonl` and TensorBoard. A resumed run first drops the lines after its checkpoint."""
+
+    def __init__(self, run: Path, step: int, enabled: bool) -> None:
+        self.run, self.step, self.enabled = run, step, enabled
+
+    def __enter__(self) -> "_MetricsLog":
+        if self.enabled:
+            from torch.utils.tensorboard import SummaryWriter
+
+            path = self.run / "metrics.jsonl"
+            kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= self.step]
+            with replacing(path) as temporary:
+                temporary.write_text("".join(kept))
+            self.file = path.open("a")
+            self.board = SummaryWriter(str(self.run / "tensorboard"), purge_step=self.step + 1)
+        return self
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        if self.enabled and metrics:
+            self.file.write(json.dumps({"step": step, **metrics}) + "\n")
+            self.file.flush()
+            for name, value in metrics.items():
+                self.board.add_scalar(name, value, step)
+
+    def __exit__(self, *exception: object) -> None:
+        if self.enabled:
+            self.file.close()
+            self.board.close()
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines of a file that a kill may have cut in its last one."""
+    if not path.exists():
+        return []
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
