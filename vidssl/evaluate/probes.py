@@ -1,0 +1,316 @@
+"""Probes of frozen features: linear, nearest neighbours and ridge, on folds that never share a group.
+
+n items (videos), d feature dim, S seeds (shuffles of the fold assignment), F folds.
+
+Clips of one camera, scene or layout look alike, so a split by clip measures how well the features recognise the place.
+All folds here, also the inner ones that select the regularisation, keep each group on one side. Every item is in
+exactly one test fold a seed, and accuracies are pooled over these out-of-fold predictions.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from vidssl.errors import VidsslError
+from vidssl.evaluate.folds import (
+    Features,
+    Groups,
+    Labels,
+    check_features,
+    check_groups,
+    check_labels,
+    group_folds,
+    label_folds,
+)
+from vidssl.evaluate.intervals import Bootstrap, group_bootstrap, group_draws
+from vidssl.evaluate.linear import Basis, Scaler, fit_ridge, fit_softmax, scores, threads_for, with_ones
+
+# (training features, labels, groups, test features) -> predicted class numbers of the test items
+Predict = Callable[[Tensor, Labels, NDArray[np.int64], Tensor], Tensor]
+
+INNER_FOLDS = 5  # for selecting C; fewer when the training folds hold fewer groups
+STRENGTHS = tuple(10.0 ** (step / 2) for step in range(-4, 7))  # C on rows of mean squared length 1: 0.01 … 1000
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """Out-of-fold predictions of a classification probe and their accuracy.
+
+    Attributes:
+        mean: accuracy over all items, mean over seeds.
+        stderr: standard error of `mean` by a bootstrap over groups, each item's score being its mean over seeds. It
+            covers the choice of test groups for the probes as they were trained, not a new draw of training data.
+        scores: [S, F] accuracy of each test fold.
+        balanced: mean of the classes' recalls, mean over seeds.
+        chance: share of the largest class, what guessing gives.
+        predictions: [S, n] predicted class numbers.
+        labels: [n] true class numbers.
+        groups: [n] group numbers.
+        classes: names of the classes.
+    """
+
+    mean: float
+    stderr: float
+    scores: NDArray[np.float64]
+    balanced: float
+    chance: float
+    predictions: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    @property
+    def item_scores(self) -> NDArray[np.float64]:
+        """[n] share of seeds in which the item was predicted correctly."""
+        return np.asarray((self.predictions == self.labels).mean(axis=0))
+
+
+def linear_probe(
+    features: Features, labels: ArrayLike, groups: Groups = None, folds: int = 5, seeds: Sequence[int] = (0, 1, 2)
+) -> ProbeResult:
+    """Softmax regression on standardised frozen features, group-disjoint, regularised by inner validation.
+
+    Features are standardised on the training folds. The strength C of the L2 penalty is, for each test fold, the one
+    of 11 values with the lowest cross-entropy in an inner group-disjoint 5-fold validation on the training folds alone.
+
+    Args:
+        features: [n, d] real numbers.
+        labels: [n] class of each item (strings or integers).
+        groups: [n] group of each item; None makes every item its own group.
+        folds: F, at most the number of groups.
+        seeds: S seeds of the fold assignment.
+
+    Raises:
+        VidsslError: NaN features, one class, too few groups, lengths that differ.
+    """
+    return _classify(_linear_predictions, features, labels, groups, folds, seeds)
+
+
+def knn_probe(
+    features: Features,
+    labels: ArrayLike,
+    groups: Groups = None,
+    folds: int = 5,
+    seeds: Sequence[int] = (0, 1, 2),
+    k: int = 10,
+) -> ProbeResult:
+    """k nearest neighbours by cosine of standardised features, majority vote, group-disjoint.
+
+    Features are standardised on the training folds. Ties go to the class whose neighbours are nearer in sum.
+
+    Args:
+        features, labels, groups, folds, seeds: as for `linear_probe`, whose folds are the same.
+        k: neighbours, at most the number of items in the training folds.
+
+    Raises:
+        VidsslError: as `linear_probe`; k out of range.
+    """
+
+    def predict(train: Tensor, labels: Labels, groups: NDArray[np.int64], test: Tensor) -> Tensor:
+        if not 1 <= k <= len(train):
+            raise VidsslError(f"knn_probe: k = {k}, but a training set has {len(train)} items; lower k")
+        scaler = Scaler.fit(train)
+        unit = [torch.nn.functional.normalize(scaler(x), dim=1) for x in (test, train)]
+        near = (unit[0] @ unit[1].T).topk(k, dim=1)
+        votes = torch.nn.functional.one_hot(torch.as_tensor(labels.numbers)[near.indices], len(labels.classes))
+        nearness = (votes * near.values[..., None]).sum(dim=1) / (4 * k)  # within ±1/4: decides ties only
+        return (votes.sum(dim=1) + nearness).argmax(dim=1)
+
+    return _classify(predict, features, labels, groups, folds, seeds)
+
+
+def compare(a: ProbeResult, b: ProbeResult) -> Bootstrap:
+    """Accuracy of a minus that of b on the same items and folds, with a 95 % interval over resampled groups.
+
+    Either may hold more seeds than the other (several random encoders): scores are paired by item.
+
+    Raises:
+        VidsslError: the two were not measured on the same items and groups.
+    """
+    if not (np.array_equal(a.labels, b.labels) and np.array_equal(a.groups, b.groups)):
+        raise VidsslError(
+            "compare: the two probes have other items or groups; probe both on the same labels and groups"
+        )
+    return group_bootstrap(a.item_scores - b.item_scores, a.groups)
+
+
+def pool(results: Sequence[ProbeResult]) -> ProbeResult:
+    """One result from several of the same items, e.g. of several random encoders: their predictions are further seeds.
+
+    Raises:
+        VidsslError: nothing given, or the results differ in items or groups.
+    """
+    if not results:
+        raise VidsslError("pool: no results given")
+    first = results[0]
+    for other in results[1:]:
+        compare(first, other)  # raises when they are not of the same items
+    labels = Labels(first.labels, first.classes)
+    predictions = np.concatenate([result.predictions for result in results])
+    return _result(predictions, np.concatenate([result.scores for result in results]), labels, first.groups)
+
+
+@dataclass(frozen=True)
+class RidgeResult:
+    """Out-of-fold R² of a ridge regression.
+
+    Attributes:
+        mean: R² averaged over targets and seeds.
+        stderr: standard error of `mean` by a bootstrap over groups (as in `ProbeResult`).
+        per_target: [m] R² of each target, mean over seeds.
+        scores: [S, m] R² of each seed and target.
+    """
+
+    mean: float
+    stderr: float
+    per_target: NDArray[np.float64]
+    scores: NDArray[np.float64]
+
+
+def ridge_r2(
+    features: Features, targets: ArrayLike, groups: Groups = None, folds: int = 5, seeds: Sequence[int] = (0, 1, 2)
+) -> RidgeResult:
+    """R² of continuous targets by ridge regression on standardised frozen features, group-disjoint.
+
+    R² = 1 - sum of squared out-of-fold errors / sum of squared deviations from the overall mean; it is 0 for a guess
+    of the mean and negative for worse. The penalty is chosen per target by inner group-disjoint validation.
+
+    Args:
+        features: [n, d] real numbers.
+        targets: [n] or [n, m] real numbers in any units.
+        groups, folds, seeds: as for `linear_probe`.
+
+    Raises:
+        VidsslError: NaN, a constant target, too few groups, lengths that differ.
+    """
+    x = check_features(features)
+    y = _check_targets(targets, len(x))
+    members = check_groups(groups, len(x), folds)
+    with threads_for(x):
+        errors = torch.stack([_ridge_errors(x, y, members, folds, seed) for seed in seeds])  # [S, n, m]
+    spread = (y - y.mean(dim=0)) ** 2  # [n, m]
+    r2 = (1 - errors.sum(dim=1) / spread.sum(dim=0)).numpy()
+    return RidgeResult(float(r2.mean()), _ridge_stderr(errors.mean(dim=0), spread, members), r2.mean(axis=0), r2)
+
+
+def _classify(
+    predict: Predict,
+    features: Features,
+    labels: ArrayLike,
+    groups: Groups,
+    folds: int,
+    seeds: Sequence[int],
+) -> ProbeResult:
+    """Out-of-fold predictions of `predict` for every seed."""
+    x = check_features(features)
+    members = check_groups(groups, len(x), folds)
+    known = check_labels(labels, members)
+    if not seeds:
+        raise VidsslError("probe: no seeds given; one at least, e.g. (0, 1, 2)")
+    predictions = np.empty((len(seeds), len(x)), dtype=np.int64)
+    accuracy = np.empty((len(seeds), folds))
+    with threads_for(x):
+        for row, seed in enumerate(seeds):
+            fold = label_folds(known.numbers, members, folds, seed)
+            for number in range(folds):
+                train, test = fold != number, fold == number
+                seen = Labels(known.numbers[train], known.classes)
+                predictions[row, test] = predict(x[train], seen, members[train], x[test])
+                accuracy[row, number] = (predictions[row, test] == known.numbers[test]).mean()
+    return _result(predictions, accuracy, known, members)
+
+
+def _result(
+    predictions: NDArray[np.int64], accuracy: NDArray[np.float64], labels: Labels, groups: NDArray[np.int64]
+) -> ProbeResult:
+    right = predictions == labels.numbers
+    over_groups = group_bootstrap(right.mean(axis=0), groups)
+    recalls = [right[:, labels.numbers == number].mean() for number in range(len(labels.classes))]
+    return ProbeResult(
+        mean=over_groups.mean,
+        stderr=over_groups.stderr,
+        scores=accuracy,
+        balanced=float(np.mean(recalls)),
+        chance=float(np.bincount(labels.numbers).max() / len(labels.numbers)),
+        predictions=predictions,
+        labels=labels.numbers,
+        groups=groups,
+        classes=labels.classes,
+    )
+
+
+def _linear_predictions(train: Tensor, labels: Labels, groups: NDArray[np.int64], test: Tensor) -> Tensor:
+    """Select C on the training items, refit on all of them, predict class numbers [m] of the test items."""
+    basis = Basis.fit(train, test)
+    y, strengths, classes = (
+        torch.as_tensor(labels.numbers),
+        torch.tensor(STRENGTHS, dtype=train.dtype),
+        len(labels.classes),
+    )
+    inner = label_folds(labels.numbers, groups, min(INNER_FOLDS, len(np.unique(groups))), seed=0)
+    held_out = torch.as_tensor(np.stack([inner == number for number in range(inner.max() + 1)]))  # [P, n]
+    weights = fit_softmax(basis, y, classes, rows=(~held_out).to(train), strengths=strengths)  # [P, L, r + 1, K]
+    likelihood = train.new_zeros(len(strengths))
+    for out, fitted in zip(held_out, weights, strict=True):
+        chance = scores(with_ones(basis.train[out]), fitted).log_softmax(dim=-1)  # [L, items, K]
+        likelihood += chance[:, torch.arange(int(out.sum())), y[out]].sum(dim=1)
+    best = strengths[likelihood.argmax()].view(1)
+    weights = fit_softmax(basis, y, classes, rows=torch.ones(1, len(y)).to(train), strengths=best)
+    return scores(with_ones(basis.test), weights[0])[0].argmax(dim=-1)
+
+
+def _check_targets(targets: ArrayLike, n: int) -> Tensor:
+    y = torch.as_tensor(np.asarray(targets, dtype=np.float64))
+    y = y[:, None] if y.ndim == 1 else y
+    if y.ndim != 2 or len(y) != n:
+        raise VidsslError(f"ridge_r2: expected targets [n] or [n, m] for {n} items, got shape {tuple(y.shape)}")
+    if not torch.isfinite(y).all():
+        raise VidsslError("ridge_r2: the targets hold NaN or infinity; leave those items out")
+    constant = (y.amax(dim=0) == y.amin(dim=0)).nonzero().flatten().tolist()
+    if constant:
+        raise VidsslError(f"ridge_r2: target {constant[0]} has one value only; R² is not defined for it, leave it out")
+    return y
+
+
+def _ridge_errors(x: Tensor, y: Tensor, groups: NDArray[np.int64], folds: int, seed: int) -> Tensor:
+    """Squared out-of-fold errors [n, m]."""
+    fold = group_folds(groups, folds, seed)
+    errors = torch.empty_like(y)
+    for number in range(folds):
+        train, test = torch.as_tensor(fold != number), torch.as_tensor(fold == number)
+        basis = Basis.fit(x[train], x[test])
+        weights = _best_ridge(basis, y[train], groups[train.numpy()])
+        errors[test] = (with_ones(basis.test) @ weights - y[test]) ** 2
+    return errors
+
+
+def _best_ridge(basis: Basis, y: Tensor, groups: NDArray[np.int64]) -> Tensor:
+    """[r + 1, m] weights, the penalty chosen per target by inner validation."""
+    strengths = torch.tensor(STRENGTHS, dtype=y.dtype)
+    inner = torch.as_tensor(group_folds(groups, min(INNER_FOLDS, len(np.unique(groups))), seed=0))
+    loss = y.new_zeros(len(strengths), y.shape[1])
+    for number in range(int(inner.max()) + 1):
+        weights = fit_ridge(basis, y, rows=inner != number, strengths=strengths)  # [L, r + 1, m]
+        held_out = inner == number
+        loss += ((with_ones(basis.train)[held_out] @ weights - y[held_out]) ** 2).sum(dim=1)
+    weights = fit_ridge(basis, y, rows=torch.ones(len(y)), strengths=strengths)
+    return weights.gather(0, loss.argmin(dim=0).view(1, 1, -1).expand(1, weights.shape[1], -1))[0]
+
+
+def _ridge_stderr(errors: Tensor, spread: Tensor, groups: NDArray[np.int64]) -> float:
+    """Standard error of the mean R² over resampled groups; the overall mean of the targets stays fixed."""
+    member = np.unique(groups, return_inverse=True)[1]
+    counts = group_draws(int(member.max()) + 1)
+
+    def sums(values: Tensor) -> NDArray[np.float64]:
+        total = np.zeros((counts.shape[1], values.shape[1]))
+        np.add.at(total, member, values.numpy())
+        return counts @ total
+
+    below = sums(spread)
+    draws = 1 - sums(errors) / np.where(below > 0, below, np.nan)  # a draw of equal targets has no R²
+    return float(np.nanstd(draws.mean(axis=1), ddof=1))
