@@ -18,8 +18,9 @@ Expert = Callable[[Any, dict[str, Any]], NDArray[np.float32]]
 class RoverExpert:
     """Drives to the beacon around the rocks; its action is a function of the rover's pose and the layout alone.
 
-    It looks down the slope of the cost-to-go field and steers for the farthest point on that path that it can reach in a
-    straight line clear of rocks (the beacon itself, when nothing is in the way), turning by pure pursuit.
+    It looks down the slope of the cost-to-go field and steers for the farthest point on that path that it can reach
+    straight ahead and clear of rocks: the beacon itself, when nothing is in the way. The farther off its heading, the
+    slower it drives and the harder it turns.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], margin: float = 0.1) -> None:
@@ -36,8 +37,8 @@ class RoverExpert:
         x, y, yaw = self._env.pose
         target = self._target(np.array([x, y]))
         error = (np.arctan2(target[1] - y, target[0] - x) - yaw + np.pi) % (2 * np.pi) - np.pi
-        turn = np.clip(1.4 * error, -0.9, 0.9)
-        forward = np.clip(np.cos(error), 0.0, 1.0) ** 2
+        turn = np.clip(1.5 * error, -0.8, 0.8)
+        forward = np.clip(1.1 - 1.6 * abs(error), 0.0, 1.0)
         action = np.array([forward - turn, forward + turn])
         return (action / max(1.0, np.abs(action).max())).astype(np.float32)
 

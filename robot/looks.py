@@ -28,9 +28,10 @@ def assets() -> str:
     <texture name="ground" type="2d" builtin="flat" rgb1="{_rgb(SAND)}" width="{TEXELS}" height="{TEXELS}"/>
     <texture name="grain" type="2d" builtin="flat" rgb1="{_rgb(SAND)}" width="256" height="256"/>
     <material name="ground" texture="ground" specular="0" shininess="0"/>
-    <texture name="rock" type="cube" builtin="flat" rgb1="0.95 0.95 0.95" mark="random" markrgb="0.7 0.68 0.66" random="0.2"
-      width="48" height="48"/>
-    <texture name="cells" type="2d" builtin="checker" rgb1="0.10 0.14 0.30" rgb2="0.14 0.20 0.40" width="64" height="64"/>
+    <texture name="rock" type="cube" builtin="flat" rgb1="0.95 0.95 0.95" mark="random" markrgb="0.7 0.68 0.66"
+      random="0.2" width="48" height="48"/>
+    <texture name="cells" type="2d" builtin="checker" rgb1="0.10 0.14 0.30" rgb2="0.14 0.20 0.40" width="64"
+      height="64"/>
     <material name="plain" texture="grain" texrepeat="12 12" specular="0" shininess="0"/>
     <material name="hills" rgba="0.58 0.36 0.26 1" specular="0"/>
     <material name="rock" texture="rock" specular="0.05" shininess="0.1"/>
@@ -84,7 +85,8 @@ def _bare_ground() -> list[NDArray[np.uint8]]:
             patches = _noise(TEXELS, 3, 10 + seed, 1.0)[..., None]
             light = 0.72 + 0.5 * _noise(TEXELS, 24, 20 + seed, -0.2)
             rng = np.random.default_rng(30 + seed)
-            for y, x, h, w in zip(*rng.integers(TEXELS, size=(2, 2600)), *rng.integers(1, 3, size=(2, 2600)), strict=True):
+            for y, x in rng.integers(TEXELS, size=(2600, 2)):
+                h, w = rng.integers(1, 3, size=2)
                 light[y : y + h, x : x + w] *= rng.uniform(0.5, 0.85)
             tone = patches * DUST + (1 - patches) * SAND
             _bare.append(np.clip(255 * tone * light[..., None], 0, 255).astype(np.uint8))
@@ -95,7 +97,7 @@ def paint_ground(layout: Layout) -> NDArray[np.uint8]:
     """The ground's texture, uint8 [TEXELS,TEXELS,3]: column = x from -HALF to HALF, row = y from HALF to -HALF."""
     rng = np.random.default_rng([7, layout.number])
     texels = _bare_ground()[rng.integers(4)]
-    texels = np.rot90(np.roll(texels, tuple(rng.integers(TEXELS, size=2)), axis=(0, 1)), rng.integers(4)).copy()
+    texels = np.rot90(np.roll(texels, tuple(rng.integers(TEXELS, size=2)), axis=(0, 1)), int(rng.integers(4))).copy()
     _paint_shadows(texels, layout)
     return texels[::-1]
 

@@ -1,4 +1,4 @@
-"""Registers the environments of this package with gymnasium. Importing this module does it; MuJoCo is not loaded yet."""
+"""Registers the environments with gymnasium. Importing this module does it; MuJoCo is loaded when one is made."""
 
 import gymnasium
 

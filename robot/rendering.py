@@ -1,8 +1,9 @@
-"""Off-screen rendering of MuJoCo models: choice of the GL backend, one GL context a process, one renderer an environment."""
+"""Off-screen rendering of MuJoCo models: the GL backend, one GL context a process, one renderer an environment."""
 
 import atexit
 import os
 import platform
+import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +23,20 @@ NO_GL = (
 )
 
 _context: Any = None
-_owner = 0  # process that made `_context`
+_owner = (0, 0)  # process and thread that use `_context`
+_forkable = False
 _alive: "weakref.WeakSet[SceneRenderer]" = weakref.WeakSet()
 
 
 def choose_backend() -> str:
-    """Settle MUJOCO_GL: what is set wins; without it `egl` on a Linux machine that has no display, else the platform's own."""
+    """Settle MUJOCO_GL: what is set wins; else `egl` on a Linux machine without a display, or the platform's own.
+
+    Mesa's software renderer is told to draw in the calling thread (LP_NUM_THREADS=0, unless set): at camera sizes its
+    threads cost more than they bring, and a process forked later hangs waiting for threads it did not inherit.
+    """
     if "MUJOCO_GL" not in os.environ and platform.system() == "Linux" and not os.environ.get("DISPLAY"):
         os.environ["MUJOCO_GL"] = "egl"
+    os.environ.setdefault("LP_NUM_THREADS", "0")
     return os.environ.get("MUJOCO_GL", "").lower().strip()
 
 
@@ -47,16 +54,45 @@ def _make_context() -> Any:
             from mujoco.gl_context import GLContext
         return GLContext(64, 64)
     except Exception as error:  # PyOpenGL answers a missing library with AttributeError, ImportError, EGLError, …
-        raise VidsslError(NO_GL.format(backend=backend or "(unset)", reason=f"{type(error).__name__}: {error}")) from error
+        raise VidsslError(
+            NO_GL.format(backend=backend or "(unset)", reason=f"{type(error).__name__}: {error}")
+        ) from error
 
 
 def _use_context() -> None:
     """Make this process's GL context current, creating it on first use."""
-    global _context, _owner
+    global _context, _owner, _forkable
+    here = os.getpid(), threading.get_ident()
     if _context is None:
-        _context, _owner = _make_context(), os.getpid()
+        _context, _owner = _make_context(), here
         atexit.register(_close_all)  # only now, so that it runs before MuJoCo's own closing of the display
+        _context.make_current()
+        _forkable = _drawn_by_this_thread()
+    if here != _owner:
+        _adopt(here)
     _context.make_current()
+
+
+def _adopt(here: tuple[int, int]) -> None:
+    """Go on with the context inherited by a fork, where the driver allows it."""
+    global _owner
+    if here[0] == _owner[0]:
+        raise VidsslError(
+            "rendering was begun in another thread of this process; keep all environments that render in one thread"
+        )
+    if not _forkable:
+        raise VidsslError(
+            "this process was forked after its parent had begun to render, which the GL driver does not survive; start "
+            "workers with the spawn method, e.g. "
+            'make_vec(…, vectorization_mode="async", vector_kwargs={"context": "spawn"})'
+        )
+    _owner = here
+
+
+def _drawn_by_this_thread() -> bool:
+    from OpenGL import GL  # type: ignore[import-untyped]
+
+    return b"llvmpipe" in (GL.glGetString(GL.GL_RENDERER) or b"") and os.environ.get("LP_NUM_THREADS") == "0"
 
 
 class SceneRenderer:
@@ -69,6 +105,7 @@ class SceneRenderer:
     def __init__(self, model: "mujoco.MjModel") -> None:
         import mujoco
 
+        self._gl = None
         _use_context()
         self._mj = mujoco
         self._model = model
@@ -96,8 +133,11 @@ class SceneRenderer:
         depth: bool = False,
         hide: int | None = None,
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
-        """Image uint8 [H,W,3] and, if asked for, distance along the optical axis float32 [H,W] in metres (the far plane where
-        nothing is hit). `hide`: a geom group to leave out."""
+        """Image uint8 [H,W,3] and, if asked for, the distance along the optical axis.
+
+        The distance is float32 [H,W] in metres, that of the far plane where nothing is hit. `hide`: a geom group to
+        leave out.
+        """
         _use_context()
         height, width = size
         mj = self._mj
@@ -121,17 +161,19 @@ class SceneRenderer:
 
     def close(self) -> None:
         """Free the GL objects; safe to call twice."""
-        if self._gl is not None:
-            if _context is not None and os.getpid() == _owner:
-                _context.make_current()
-                self._gl.free()
-            self._gl = None
+        gl, self._gl = self._gl, None
+        if gl is not None and _context is not None and _owner == (os.getpid(), threading.get_ident()):
+            _context.make_current()
+            gl.free()
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def _close_all() -> None:
     """Free renderers and context while the GL library is still there."""
     global _context
-    if _context is None or os.getpid() != _owner:
+    if _context is None or os.getpid() != _owner[0]:
         return
     for renderer in list(_alive):
         renderer.close()

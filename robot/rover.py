@@ -1,6 +1,6 @@
-"""`vidssl/Rover-v0`: a six-wheeled rover drives over uneven ground, among rocks, to a beacon that its mast camera sees."""
+"""`vidssl/Rover-v0`: a six-wheeled rover drives over uneven ground, among rocks, to a beacon its camera sees."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -21,7 +21,8 @@ IMPACT = 40.0  # force between wheel and rock that counts as a collision, N; the
 TIPPED = np.deg2rad(50.0)  # roll or pitch that counts as tipped over
 DEPTH_RANGE = 20.0  # m; farther is "no return"
 VIDEO = (240, 320)  # default height and width of `render()`, pixels
-# Proprioception: left and right wheel rim speed (m/s), roll, pitch (rad, right-handed, nose down positive), yaw rate (rad/s, left positive)
+# Proprioception and its bounds: rim speed of left and right wheels (m/s), roll (left side up positive) and pitch (nose
+# down positive) in rad, yaw rate (rad/s, left turn positive). Values outside are clipped.
 PROPRIO = np.array([2.0, 2.0, np.pi, np.pi / 2, 5.0], dtype=np.float32)
 
 Observation = dict[str, NDArray[Any]]
@@ -44,7 +45,10 @@ class RoverEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     The same seed gives the same episode, pixels included, on the same machine. Layouts of the splits are disjoint.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": RATE}
+    metadata = {  # noqa: RUF012  gymnasium declares it so
+        "render_modes": ["rgb_array"],
+        "render_fps": RATE,
+    }
 
     def __init__(
         self,
@@ -69,7 +73,9 @@ class RoverEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         if split not in SPLITS:
             raise unknown_name("split", split, SPLITS)
         if not isinstance(size, int) or not 16 <= size <= 512:
-            raise VidsslError(f"size: got {size!r}; the side of the camera image is a whole number from 16 to 512 pixels")
+            raise VidsslError(
+                f"size: got {size!r}; the side of the camera image is a whole number from 16 to 512 pixels"
+            )
         if max_steps < 1:
             raise VidsslError(f"max_steps: got {max_steps!r}; at least 1")
         if render_mode not in (None, *self.metadata["render_modes"]):
@@ -85,7 +91,7 @@ class RoverEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         }
         if depth:
             boxes["depth"] = spaces.Box(0.0, DEPTH_RANGE, (size, size, 1), np.float32)
-        self.observation_space = spaces.Dict(boxes)
+        self.observation_space: spaces.Dict = spaces.Dict(boxes)  # type: ignore[assignment]
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
         height, width = render_size if render_mode else (0, 0)
         self._model = build_model((max(size, 2 * width), max(size, 2 * height)))
@@ -111,7 +117,7 @@ class RoverEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     ) -> tuple[Observation, dict[str, Any]]:
         """Start an episode on the next layout of the split."""
         super().reset(seed=seed)
-        self.layout = make_layout(layout_number(self.layout_split, self.np_random.integers(2**40)))
+        self.layout = make_layout(layout_number(self.layout_split, self.np_random.integers(2**40).item()))
         write_layout(self._model, self._data, self.layout)
         if self._pixels or self._renderer:
             self._gl().upload(texture=self._model.texture("ground").id, hfield=0)
@@ -133,8 +139,11 @@ class RoverEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         reward = before - self._distance - 0.01 + 10.0 * success - 5.0 * (terminated and not success)
         return self.observe(), float(reward), terminated, failure == "time-out", self._info(failure)
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
-        """A picture uint8 [H,W,3] from behind the rover, its mast camera's view in the corner; None without a render mode."""
+    def render(self) -> NDArray[np.uint8] | None:
+        """A picture uint8 [H,W,3] from behind the rover with the mast camera's view in the corner.
+
+        None without a render mode.
+        """
         if self.render_mode is None:
             return None
         x, y, yaw = self.pose

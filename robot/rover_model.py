@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 TIMESTEP = 0.02  # s
 WHEEL_RADIUS = 0.15  # m
-WHEELS = [(side, x) for side in ("left", "right") for x in (0.36, 0.0, -0.36)]  # the 3 left ones first
-TRACK = 0.33  # half the distance between left and right wheels, m
+AXLES = 0.31  # outer axles before and behind the middle one, m
+TRACK = 0.36  # half the distance between left and right wheels, m
+WHEELS = [(side, x) for side in ("left", "right") for x in (AXLES, 0.0, -AXLES)]  # the 3 left ones first
 AXLE = 0.16  # height of the wheel centres at the start, a little off the ground, m
 TOP_SPEED = 0.9  # rim speed at action 1, m/s
 CAMERA_FOV = 90.0  # of the mast camera, degrees, both ways
@@ -63,9 +64,9 @@ def _start_pose(layout: Layout) -> tuple[Floats, Floats]:
     """Position [3] and quaternion [4] (w first) that put the outer wheels on the ground."""
     x, y, yaw = layout.start
     ahead, left = np.array([np.cos(yaw), np.sin(yaw)]), np.array([-np.sin(yaw), np.cos(yaw)])
-    corners = np.array([(f, s) for f in (0.36, -0.36) for s in (TRACK, -TRACK)])
+    corners = np.array([(f, s) for f in (AXLES, -AXLES) for s in (TRACK, -TRACK)])
     height = layout.height(layout.start[:2] + corners @ np.stack([ahead, left]))  # [4]
-    front = np.append(ahead, (height[:2].mean() - height[2:].mean()) / 0.72)
+    front = np.append(ahead, (height[:2].mean() - height[2:].mean()) / (2 * AXLES))
     side = np.append(left, (height[::2].mean() - height[1::2].mean()) / (2 * TRACK))
     up = np.cross(front, side)
     front, up = front / np.linalg.norm(front), up / np.linalg.norm(up)
@@ -143,7 +144,7 @@ def _rocks() -> str:
 
 
 def _beacon() -> str:
-    """A pole in white and cyan bands under a cyan ball, 2.4 m tall: higher than any rock and no colour of the ground."""
+    """A pole in white and cyan bands under a cyan ball, 2.4 m tall: above any rock and no colour of the ground."""
     bands = "".join(
         f'<geom type="cylinder" size="0.16 0.2" pos="0 0 {0.2 + 0.4 * k}" material="{"beacon" if k % 2 else "band"}" '
         'contype="0" conaffinity="0"/>'
@@ -157,15 +158,20 @@ def _beacon() -> str:
 def _rover() -> str:
     wheels = "\n".join(_wheel(k, side, x) for k, (side, x) in enumerate(WHEELS))
     arms = "\n".join(
-        f'<geom type="capsule" fromto="{a} {s * 0.29} {za} {b} {s * 0.29} {zb}" size="0.025" material="metal" {SEEN}/>'
+        f'<geom type="capsule" fromto="{a} {s * 0.32} {za} {b} {s * 0.32} {zb}" size="0.025" material="metal" {SEEN}/>'
         for s in (1, -1)
-        for a, za, b, zb in ((0.36, 0.0, 0.12, 0.17), (0.12, 0.17, -0.18, 0.08), (-0.18, 0.08, 0, 0), (-0.18, 0.08, -0.36, 0))
+        for a, za, b, zb in (
+            (AXLES, 0.0, 0.12, 0.17),
+            (0.12, 0.17, -0.18, 0.08),
+            (-0.18, 0.08, 0, 0),
+            (-0.18, 0.08, -AXLES, 0),
+        )
     )
     return f"""<body name="rover">
       <freejoint name="rover"/>
-      <geom name="chassis" type="box" size="0.38 0.24 0.085" pos="0 0 0.2" mass="14" material="hull" {TOUCH}/>
+      <geom name="chassis" type="box" size="0.36 0.26 0.085" pos="0 0 0.2" mass="14" material="hull" {TOUCH}/>
       <geom name="mast" type="capsule" fromto="0.1 0 0.28 0.1 0 0.92" size="0.03" mass="0.4" material="metal" {TOUCH}/>
-      <geom type="box" size="0.36 0.30 0.012" pos="-0.03 0 0.295" material="panel" {SEEN}/>
+      <geom type="box" size="0.35 0.33 0.012" pos="-0.03 0 0.295" material="panel" {SEEN}/>
       <geom type="box" size="0.055 0.12 0.05" pos="0.1 0 0.95" material="hull" {SEEN}/>
       <geom type="cylinder" fromto="0.15 0.055 0.95 0.17 0.055 0.95" size="0.03" material="glass" {SEEN}/>
       <geom type="cylinder" fromto="0.15 -0.055 0.95 0.17 -0.055 0.95" size="0.03" material="glass" {SEEN}/>
@@ -178,7 +184,7 @@ def _rover() -> str:
 
 
 def _wheel(k: int, side: str, x: float) -> str:
-    """A sprung wheel. It touches the ground as a sphere, which rolls over the ground's facets evenly; drawn as a drum."""
+    """A sprung wheel, drawn as a drum. It touches as a sphere, which rolls evenly over the ground's facets."""
     y = TRACK if side == "left" else -TRACK
     hub = 0.065 if side == "left" else -0.065
     return f"""<body name="wheel{k}" pos="{x} {y} 0">

@@ -19,7 +19,7 @@ TOP = 1.5  # height that a stored elevation of 1 stands for, m
 PLAN_CELL = 0.25  # side of a planning cell, m
 ROCKS = 28  # size of the rock bank; a layout shows 14 to 26 of them
 ROVER_RADIUS = 0.55  # the rover's footprint as a disc, m
-PASSAGE = 1.3  # least gap between two rocks: the rover can drive through any, so that detours stay short, m
+PASSAGE = 1.5  # least gap between two rocks: the rover can drive through any, so that detours stay short, m
 GOAL_DISTANCE = (4.0, 8.0)  # start to goal, m
 GOAL_BEARING = np.deg2rad(40.0)  # the goal lies within this angle of the start heading, so that the camera sees it
 
@@ -69,9 +69,9 @@ class Layout:
         xy = plan_centres()
         gap = np.sqrt(((xy[:, :, None] - self.rock_xy) ** 2).sum(axis=-1)) - self.rock_radius  # [G,G,R]
         clearance = gap.min(axis=-1) - ROVER_RADIUS
-        # Cells closer to a rock than a hand's breadth cost more, blocked ones much more: a rover that
-        # slid into one still finds the way out.
-        price = 1.0 + 2.0 * np.clip(1 - clearance / 0.3, 0, 1) + 200.0 * (clearance < 0)
+        # Dearer from a hand's breadth on and steeply more inside the footprint, without a cliff: a rover that slid
+        # too close is led on past the rock, not thrown sideways.
+        price = 1.0 + 2.0 * np.clip(1 - clearance / 0.3, 0, 1) + 60.0 * np.clip(-clearance, 0, None)
         return _wavefront(price, plan_cell(self.goal))
 
 
@@ -194,7 +194,11 @@ def _scatter(rng: np.random.Generator, start: Floats, goal: Floats) -> tuple[NDA
             xy = start + rng.uniform(0.1, 0.95, (tries, 1)) * along + rng.normal(0, 0.8, (tries, 1)) * across
         ends = np.minimum(np.linalg.norm(xy - start, axis=1), np.linalg.norm(xy - goal, axis=1))
         others = np.linalg.norm(xy[:, None] - places, axis=-1) - bank[chosen] - bank[k]
-        clear = (ends > bank[k] + ROVER_RADIUS + 0.6) & (others > PASSAGE).all(axis=1) & (np.abs(xy).max(axis=1) < HALF - 1.2)
+        clear = (
+            (ends > bank[k] + ROVER_RADIUS + 0.6)
+            & (others > PASSAGE).all(axis=1)
+            & (np.abs(xy).max(axis=1) < HALF - 1.2)
+        )
         if clear.any():
             chosen.append(int(k))
             places = np.append(places, xy[[clear.argmax()]], axis=0)

@@ -1,6 +1,6 @@
 """Speed of `vidssl/Rover-v0` in one process: steps a second with the camera, without it, and images a second alone.
 
-    python -m vidssl.scripts.bench_rover --size 64 --rounds 7
+python -m vidssl.scripts.bench_rover --size 64 --rounds 7
 """
 
 import time
