@@ -1,0 +1,285 @@
+"""Frames of a video, addressed by presentation stamp, decoded and scaled at the training size.
+
+    T frames, C = 3 channels (RGB), H, W height and width in pixels
+
+Only the stretch from a keyframe to the last wanted frame is decoded; frames that nothing refers to are skipped unless they
+are wanted themselves; scaling and colour conversion happen in one libswscale pass, on the wanted frames alone:
+
+    packets   K . . b . b . b x b x b x . . . K        x wanted, b needed by no other frame
+    decoded   D D D - D - D - D - D - D D
+    converted                 C   C   C
+
+Colour: the stream's matrix and range are honoured, unmarked streams are taken as BT.601 limited as FFmpeg does; HDR
+transfer curves are not tone-mapped; transparency is dropped. Pixels are taken as square.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain, dropwhile, islice
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from vidssl.errors import VidsslError
+
+from .packets import Segment, VideoIndex, index_video, open_video, reason
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["VideoIndex", "VideoReader", "index_video", "spread_frames"]
+
+# Codecs whose bitstream says strictly that a picture is referred to by no other, so that leaving it out changes nothing.
+SKIPPING_CODECS = frozenset(["h264", "mpeg1video", "mpeg2video", "mpeg4"])
+
+# Containers with a table of their samples. In the others (MPEG streams) stamps change after a seek, so they are read from the
+# beginning, though decoded from the keyframe only.
+SEEKING_CONTAINERS = frozenset(["mov", "matroska", "avi"])
+
+
+class VideoReader:
+    """Random access to the frames of one file. Not for sharing between threads or over a fork: open one in each worker.
+
+    Args:
+        path: the file.
+        size: (H, W) in pixels, the picture is stretched to it; None keeps the displayed size.
+        index: from `index_video`, when it is known already.
+        threads: decoding threads; 0 lets FFmpeg take one a core.
+
+    Raises:
+        VidsslError: see `index_video`.
+    """
+
+    def __init__(
+        self, path: str | Path, size: tuple[int, int] | None = None, index: VideoIndex | None = None, threads: int = 0
+    ):
+        self.index = index_video(path) if index is None else index
+        self.size = (self.index.height, self.index.width) if size is None else size
+        if min(self.size) < 1:
+            raise VidsslError(f"size: expected (height, width) of at least 1 pixel, got {size}")
+        self._decoder = _Decoder(path, threads, self.index.counted)
+        self._picture = _Picture(self.size, self.index, native=size is None)
+        self._path = path
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def close(self) -> None:
+        self._decoder.close()
+
+    def read(self, indices: Sequence[int]) -> "tuple[torch.Tensor, np.ndarray]":
+        """Frames by their number in order of presentation, in any order, repeats allowed.
+
+        Returns:
+            uint8 RGB [T,C,H,W] (a view of [T,H,W,C] memory) and float64 [T], the times in seconds.
+
+        Raises:
+            VidsslError: a number is out of range, or a frame can't be decoded.
+        """
+        import torch
+
+        return torch.from_numpy(self.read_array(indices)).permute(0, 3, 1, 2), self.index.times[list(indices)]
+
+    def read_all(self) -> "tuple[torch.Tensor, np.ndarray]":
+        """Every frame; as `read`."""
+        return self.read(range(len(self)))
+
+    def read_array(self, indices: Sequence[int]) -> np.ndarray:
+        """As `read`, frames only: uint8 [T,H,W,C]."""
+        self._check(indices)
+        slots: dict[int, list[int]] = {}
+        for slot, stamp in enumerate(self._stamps(indices)):
+            slots.setdefault(stamp, []).append(slot)
+        out = np.empty((len(indices), *self.size, 3), dtype=np.uint8)
+        for stamp, frame in self._decoder.frames(self.index.segments(indices)):
+            first, *others = slots[stamp]
+            self._picture.write(frame, out[first])
+            for slot in others:
+                out[slot] = out[first]
+        return out
+
+    def frames(self, indices: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        """(number, `av.VideoFrame`) as decoded, before rotation, scaling and conversion; by rising number within a stretch."""
+        self._check(indices)
+        numbers = dict(zip(self._stamps(indices), indices, strict=True))
+        for stamp, frame in self._decoder.frames(self.index.segments(indices)):
+            yield numbers[stamp], frame
+
+    def _stamps(self, indices: Sequence[int]) -> list[int]:
+        return list(indices) if self.index.counted else self.index.pts[list(indices)].tolist()
+
+    def _check(self, indices: Sequence[int]) -> None:
+        if len(indices) and not 0 <= min(indices) <= max(indices) < len(self):
+            raise VidsslError(
+                f"{self._path}: frames {min(indices)}..{max(indices)} asked for; it has 0..{len(self) - 1}"
+            )
+
+
+class _Decoder:
+    """An open file and its decoder; gives the wanted frames of segments."""
+
+    def __init__(self, path: str | Path, threads: int, counted: bool):
+        self._path, self._threads, self._counted = path, threads, counted
+        self._open()
+
+    def _open(self) -> None:
+        self._container = open_video(self._path)
+        self._stream = self._container.streams.video[0]
+        context = self._stream.codec_context
+        context.thread_count = self._threads
+        context.thread_type = "AUTO"
+        self._skips = context.codec.canonical_name in SKIPPING_CODECS
+        container = self._container.format.name.split(",")[0]
+        self._seeks = container in SEEKING_CONTAINERS
+        self._by_pts = container == "matroska"  # whose seek table holds pts; the others', dts
+        self._fresh = True
+
+    def close(self) -> None:
+        self._container.close()
+
+    def frames(self, segments: Sequence[Segment]) -> Iterator[tuple[int, Any]]:
+        """(stamp, decoded frame) of every wanted stamp of the segments."""
+        try:
+            for segment in segments:
+                yield from self._segment(segment)
+        except av.FFmpegError as error:
+            raise VidsslError(f"{self._path}: decoding failed ({reason(error)})") from error
+
+    def _segment(self, segment: Segment) -> Iterator[tuple[int, Any]]:
+        missing = set(segment.wanted)
+        for stamp, frame in self._count(segment) if self._counted else self._decode(segment):
+            missing.discard(stamp)
+            yield stamp, frame
+        if (
+            missing and segment.start is not None
+        ):  # marked a keyframe, yet decoding can't start there: from the beginning
+            yield from self._segment(Segment(None, frozenset(missing)))
+        elif missing:
+            got = len(segment.wanted) - len(missing)
+            raise VidsslError(
+                f"{self._path}: decodes only {got} of {len(segment.wanted)} frames; is it cut short or damaged?"
+            )
+
+    def _decode(self, segment: Segment) -> Iterator[tuple[int, Any]]:
+        packets = self._packets(segment.start)  # may open the file again, and with it the decoder
+        context = self._stream.codec_context
+        self._fresh = False
+        waiting = set(segment.wanted)
+        for packet in self._feed(packets, context, set(segment.wanted)):
+            for frame in context.decode(packet):
+                if frame.pts in waiting:
+                    waiting.discard(frame.pts)
+                    yield frame.pts, frame
+        context.flush_buffers()
+
+    def _count(self, segment: Segment) -> Iterator[tuple[int, Any]]:
+        self._rewind()
+        self._fresh = False
+        for number, frame in enumerate(self._container.decode(self._stream)):
+            if number in segment.wanted:
+                yield number, frame
+            if number >= max(segment.wanted):
+                break
+
+    def _feed(self, packets: Iterator[Any], context: Any, unfed: set[int]) -> Iterator[Any]:
+        """The packets through the last wanted one, then None, which makes the decoder hand out the rest."""
+        for packet in packets:
+            if self._skips:
+                context.skip_frame = "DEFAULT" if packet.pts in unfed else "NONREF"
+            unfed.discard(packet.pts)
+            yield packet
+            if not unfed:
+                break
+        yield None
+
+    def _packets(self, start: tuple[int, int] | None) -> Iterator[Any]:
+        """Packets from a keyframe on. Where a container's seek lands late, it is read from the beginning instead."""
+        if start is None:
+            self._rewind()
+            return self._real_packets()
+        pts, dts = start
+        if self._fresh:
+            self._prime()
+        if self._seeks:
+            self._container.seek(pts if self._by_pts else dts, stream=self._stream)
+            packets = self._real_packets()
+            first = next(packets, None)
+            if first is not None and first.pts is not None and first.pts <= pts:
+                return _from_stamp(pts, chain([first], packets))
+        self._rewind()
+        return _from_stamp(pts, self._real_packets())
+
+    def _prime(self) -> None:
+        """Decode the first packet: x264 and Xvid name their version there alone, and decoding depends on it."""
+        context = self._stream.codec_context
+        for packet in [*islice(self._real_packets(), 1), None]:
+            context.decode(packet)
+        context.flush_buffers()
+        self._fresh = False
+
+    def _real_packets(self) -> Iterator[Any]:
+        return (packet for packet in self._container.demux(self._stream) if packet.size)
+
+    def _rewind(self) -> None:
+        if not self._fresh:
+            self.close()
+            self._open()
+
+
+def _from_stamp(pts: int, packets: Iterator[Any]) -> Iterator[Any]:
+    return dropwhile(lambda packet: packet.pts != pts, packets)
+
+
+class _Picture:
+    """Turns decoded frames into displayed RGB pictures of one size."""
+
+    def __init__(self, size: tuple[int, int], index: VideoIndex, native: bool):
+        self._index, self._native = index, native
+        self._height, self._width = size[::-1] if index.transpose else size  # of the stored picture
+        self._reformatter = (
+            VideoReformatter()
+        )  # keeps its tables while frames are alike; a frame's own would start anew
+
+    def write(self, frame: Any, out: np.ndarray) -> None:
+        """Scale and convert one frame into uint8 [H,W,3]."""
+        if self._native and (frame.height, frame.width) != (self._height, self._width):
+            raise VidsslError(
+                f"the picture changes from {self._width}x{self._height} to {frame.width}x{frame.height} within the video; "
+                "give a size to scale to"
+            )
+        smaller = frame.height >= self._height and frame.width >= self._width
+        # AREA is a box filter, no aliasing, at 0.97x of the speed of decoding alone; it does not interpolate upwards.
+        scaler = Interpolation.AREA if smaller else Interpolation.BILINEAR
+        rgb = self._reformatter.reformat(
+            frame, self._width, self._height, "rgb24", interpolation=scaler, dst_color_range=2, threads=1
+        )
+        plane = rgb.planes[0]
+        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: self._height, : self._width * 3]
+        picture = rows.reshape(self._height, self._width, 3)
+        if self._index.transpose:
+            picture = picture.transpose(1, 0, 2)
+        picture = picture[::-1] if self._index.flip_rows else picture
+        out[:] = picture[:, ::-1] if self._index.flip_columns else picture
+
+
+def spread_frames(n_frames: int, count: int) -> list[int]:
+    """`count` frame numbers evenly over a video, each in the middle of its share: 10 frames, 3 → [1, 5, 8].
+
+    .x...x..x.      frames repeat when there are fewer than `count`
+    """
+    if n_frames < 1 or count < 1:
+        raise VidsslError(
+            f"spread_frames: expected at least one frame and a count of at least 1, got {n_frames} and {count}"
+        )
+    return [(2 * number + 1) * n_frames // (2 * count) for number in range(count)]
