@@ -78,6 +78,8 @@ class RoverEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
             )
         if max_steps < 1:
             raise VidsslError(f"max_steps: got {max_steps!r}; at least 1")
+        if len(render_size) != 2 or not all(16 <= side <= 2048 for side in render_size):
+            raise VidsslError(f"render_size: got {render_size!r}; give height and width, each from 16 to 2048 pixels")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise unknown_name("render mode", str(render_mode), self.metadata["render_modes"])
         self.layout_split = split
@@ -224,10 +226,12 @@ class RoverEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
 
 
 def _checked(action: object) -> Floats:
-    values = np.asarray(action, dtype=np.float64)
+    try:
+        values = np.asarray(action, dtype=np.float64)
+    except (TypeError, ValueError):
+        values = np.array(np.nan)
     if values.shape != (2,) or not np.isfinite(values).all():
         raise VidsslError(
-            f"action: got shape {values.shape} with values {values.ravel()[:4]}; "
-            "give 2 finite numbers in [-1,1], the left and the right wheel speed"
+            f"action: expected 2 finite numbers in [-1,1], the left and the right wheel speed; got {action!r}"
         )
     return np.clip(values, -1, 1)
