@@ -116,7 +116,6 @@ def test_metadata_and_entry_points(wheel: Path) -> None:
     assert "Apache License" in metadata(wheel, "licenses/LICENSE")
     entries = metadata(wheel, "entry_points.txt")
     assert "[console_scripts]\nvidssl = vidssl.scripts.cli:main" in entries
-    assert "[gymnasium.envs]\nvidssl = vidssl.robot.registration:register" in entries
 
 
 def test_the_version_is_said_once() -> None:
