@@ -41,6 +41,7 @@ def assets() -> str:
     <material name="panel" texture="cells" texrepeat="4 3" specular="0.6" shininess="0.6"/>
     <material name="metal" rgba="0.55 0.55 0.57 1" specular="0.4"/>
     <material name="tyre" rgba="0.17 0.17 0.18 1" specular="0.1"/>
+    <material name="shade" rgba="0.10 0.05 0.03 0.35" specular="0"/>
     <material name="glass" rgba="0.05 0.05 0.08 1" specular="0.9" shininess="0.9"/>
     {_hills()}"""
 

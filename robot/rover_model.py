@@ -178,6 +178,8 @@ def _rover() -> str:
       <geom type="cylinder" fromto="-0.3 0.18 0.29 -0.3 0.18 0.62" size="0.008" material="metal" {SEEN}/>
       <geom type="cylinder" fromto="-0.26 -0.16 0.37 -0.27 -0.16 0.40" size="0.13" material="hull" {SEEN}/>
       {arms}
+      <geom type="box" size="0.40 0.42 0.001" pos="0 0 -0.11" material="shade" {SEEN}/>
+      <geom type="box" size="0.34 0.34 0.001" pos="0 0 -0.12" material="shade" {SEEN}/>
       <camera name="mast" pos="0.18 0 0.95" xyaxes="0 -1 0 0.2588 0 0.9659" fovy="{CAMERA_FOV}"/>
       {wheels}
     </body>"""

@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 
 SPLITS = ("train", "test")
 HALF = 9.0  # half the side of the arena, m
-NODES = 49  # height grid nodes a side: cells of 0.375 m
+NODES = 41  # height grid nodes a side: cells of 0.45 m
 TOP = 1.5  # height that a stored elevation of 1 stands for, m
 PLAN_CELL = 0.25  # side of a planning cell, m
 ROCKS = 28  # size of the rock bank; a layout shows 14 to 26 of them
@@ -154,7 +154,7 @@ def _ground(rng: np.random.Generator) -> Floats:
     """[N,N] m: 40 plane waves of random direction, long ones higher, faded to zero at the arena's edge."""
     waves = 40
     axis = np.linspace(-HALF, HALF, NODES)
-    length = np.exp(rng.uniform(np.log(1.8), np.log(9.0), waves))
+    length = np.exp(rng.uniform(np.log(2.2), np.log(9.0), waves))
     angle = rng.uniform(-np.pi, np.pi, waves)
     kx, ky = 2 * np.pi / length * np.cos(angle), 2 * np.pi / length * np.sin(angle)
     # cos(kx·x + ky·y + phase) = Re(e^{i·ky·y} · e^{i·kx·x} · e^{i·phase}): one sum of products for all nodes; by
