@@ -15,13 +15,7 @@ from vidssl.errors import VidsslError
 if TYPE_CHECKING:
     import mujoco
 
-BACKENDS = ("egl", "osmesa", "glfw")
-NO_GL = (
-    "headless rendering needs an OpenGL library and found none for MUJOCO_GL={backend} ({reason}). "
-    "On Debian or Ubuntu: apt-get install libegl1 (Mesa's software renderer comes with it), and set MUJOCO_GL=egl; "
-    "allowed values of MUJOCO_GL: " + ", ".join(BACKENDS)
-)
-
+BACKENDS = ("egl", "osmesa", "glfw", "disabled")
 _context: Any = None
 _owner = (0, 0)  # process and thread that use `_context`
 _forkable = False
@@ -40,23 +34,40 @@ def choose_backend() -> str:
     return os.environ.get("MUJOCO_GL", "").lower().strip()
 
 
-choose_backend()  # MuJoCo reads the variable when it is imported
+def load_mujoco() -> Any:
+    """The `mujoco` module, imported with the backend settled: MuJoCo loads the GL library as soon as it is imported."""
+    choose_backend()
+    try:
+        import mujoco
+    except Exception as error:
+        if getattr(error, "name", None) == "mujoco":
+            raise
+        raise _no_gl(error) from error
+    return mujoco
 
 
 def _make_context() -> Any:
-    backend = choose_backend()
     try:
-        if backend == "egl":
+        backend = choose_backend()
+        if backend == "egl":  # named here, since MuJoCo may have been imported before the backend was settled
             from mujoco.egl import GLContext
         elif backend == "osmesa":
             from mujoco.osmesa import GLContext
         else:
             from mujoco.gl_context import GLContext
         return GLContext(64, 64)
-    except Exception as error:  # PyOpenGL answers a missing library with AttributeError, ImportError, EGLError, …
-        raise VidsslError(
-            NO_GL.format(backend=backend or "(unset)", reason=f"{type(error).__name__}: {error}")
-        ) from error
+    except Exception as error:
+        raise _no_gl(error) from error
+
+
+def _no_gl(error: Exception) -> VidsslError:
+    """PyOpenGL answers a missing library with AttributeError, ImportError, EGLError and others: all end here."""
+    return VidsslError(
+        f"rendering needs an OpenGL library and found none for MUJOCO_GL={os.environ.get('MUJOCO_GL', '(unset)')} "
+        f"({type(error).__name__}: {error}). On Debian or Ubuntu: apt-get install libegl1 (Mesa's software renderer "
+        f"comes with it), and set MUJOCO_GL=egl. MUJOCO_GL can be {', '.join(BACKENDS)}; with the last, environments "
+        "work that are made with pixels=False"
+    )
 
 
 def _use_context() -> None:

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from vidssl.errors import VidsslError, unknown_name
 
-from .rendering import SceneRenderer  # settles MUJOCO_GL, so it comes before MuJoCo
+from .rendering import SceneRenderer, load_mujoco
 from .rover_model import ROVER_SKIN, TIMESTEP, TOP_SPEED, WHEEL_RADIUS, WHEELS, build_model, write_layout
 from .terrain import SPLITS, Floats, Layout, layout_number, make_layout
 
-import mujoco  # isort: skip
+mujoco = load_mujoco()
 
 RATE = 10  # control steps a second
 REACHED = 1.0  # rover centre to beacon axis, m

@@ -349,11 +349,42 @@ def test_wrong_actions(action: Any, make: Callable[..., gymnasium.Env]) -> None:
         env.step(action)
 
 
-def test_missing_gl_names_package_and_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MUJOCO_GL", "egl")
-    monkeypatch.setitem(sys.modules, "mujoco.egl", None)  # what an import of a missing library does
-    with pytest.raises(VidsslError, match=r"libegl1.*MUJOCO_GL=egl"):
-        rendering._make_context()
+WITHOUT_GL = f"""
+import ctypes, gymnasium, vidssl.robot.registration
+from vidssl.errors import VidsslError
+
+class NoGL(ctypes.CDLL):  # as on a machine without libEGL and libGL
+    def __init__(self, name, *rest, **more):
+        if name and any(part in str(name) for part in ("EGL", "libGL", "OpenGL")):
+            raise OSError(f"{{name}}: cannot open shared object file")
+        super().__init__(name, *rest, **more)
+
+ctypes.cdll._dlltype = NoGL
+try:
+    env = gymnasium.make("{ID}", size=16, pixels=%s)
+    env.reset(seed=0)
+    print("distance", env.step(env.action_space.sample())[4]["distance"])
+except VidsslError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("backend", "pixels", "answer"),
+    [
+        ("egl", True, ["libegl1", "set MUJOCO_GL=egl"]),
+        ("", True, ["libegl1", "set MUJOCO_GL=egl"]),
+        ("disabled", True, ["libegl1", "set MUJOCO_GL=egl"]),
+        ("disabled", False, ["distance"]),
+    ],
+)
+def test_missing_gl_names_package_and_setting(backend: str, pixels: bool, answer: list[str]) -> None:
+    setting = {k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "PYOPENGL_PLATFORM", "DISPLAY")}
+    if backend:
+        setting["MUJOCO_GL"] = backend
+    code = [sys.executable, "-W", "ignore", "-c", WITHOUT_GL % pixels]
+    said = subprocess.run(code, capture_output=True, text=True, env=setting, check=True).stdout
+    assert all(words in said for words in answer)
 
 
 def test_backend_default_and_choice(monkeypatch: pytest.MonkeyPatch) -> None:
