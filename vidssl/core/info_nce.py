@@ -10,11 +10,11 @@ N anchors (queries), M keys, P positives an anchor, D feature dim, R anchors of 
 
 A mean over anchors knows every anchor's weight, 1/N, beforehand. So while a block's scores are still in the buffer both
 gradients are taken from them: 3 matrix products (6 N M D operations) and one exponential a score, where recomputing the
-scores in the backward costs 4 products and two. Predicted 0.75 of the recomputing form's time; seen on 2 busy cores,
-fp32, N = M = 8192, D = 128, best of 5, as a share of materialised cross-entropy: R = 128 0.41, R = 256 0.35, R = 512
-0.45; recomputing over tiles of 256 × 512 0.65, of 512 × 512 to 1024 × 1024 1.0 to 1.3 (accumulating into the gradients
-of many small tiles cost more than keeping the scores in L2 won). When the weights come later (`lse`,
-`reduction="none"`) the backward sweeps again.
+scores in the backward costs 4 products and two. Predicted 0.75 of the recomputing form's time; seen 0.73 (CPU time of
+one thread, fp32, N = M = 8192, D = 128). As shares of materialised cross-entropy: R = 64 0.55, R = 128 0.53, R = 256
+0.51, R = 512 0.50; recomputing rows 0.70, recomputing 512 × 512 tiles that fit L2 0.63. Subtracting the row maximum,
+needed at low temperature only, adds 0.01. When the weights come later (`lse`, `reduction="none"`) the backward sweeps
+again.
 
 Memory beside inputs and gradients: R × M scores, with R at most 256 on the CPU and 2048 on CUDA.
 """
@@ -69,15 +69,13 @@ def info_nce(
 
     Raises:
         VidsslError: shapes, dtypes or devices that disagree, positives out of range, an anchor without a positive,
-            temperature not above 0; a backward under `create_graph=True`. (On CUDA these checks read a few numbers back.)
+            temperature not above 0; a backward under `create_graph=True`. (On CUDA the checks read a few numbers back.)
     """
     if reduction not in ("mean", "none"):
         raise VidsslError(f'info_nce: reduction={reduction!r}; use "mean" or "none"')
     pairs = make_pairs(query, key, temperature, positives, exclude, tile)
     learned = temperature if isinstance(temperature, Tensor) else None
-    if reduction == "mean":
-        return _Mean.apply(query, key, learned, pairs, torch.is_grad_enabled())
-    return _Rows.apply(query, key, learned, pairs)
+    return _Contrast.apply(query, key, learned, pairs, reduction == "mean", torch.is_grad_enabled())
 
 
 def lse(
@@ -98,73 +96,56 @@ def lse(
         VidsslError: as `info_nce`.
     """
     pairs = make_pairs(query, key, temperature, None, exclude, tile)
-    return _Rows.apply(query, key, temperature if isinstance(temperature, Tensor) else None, pairs)
+    learned = temperature if isinstance(temperature, Tensor) else None
+    return _Contrast.apply(query, key, learned, pairs, False, torch.is_grad_enabled())
 
 
-class _Mean(torch.autograd.Function):
-    """Mean loss; the gradients are made in the forward, from the scores while they are there."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, learned: Tensor | None, pairs: Pairs, grad: bool) -> Tensor:
-        wanted = _wanted(ctx) if grad else (False, False)
-        weight = torch.full((len(query),), 1 / len(query), dtype=sum_type(query), device=query.device)
-        losses, d_query, d_key = _sweep(query, key, pairs, weight if any(wanted) else None, wanted)
-        ctx.dtypes = query.dtype, key.dtype
-        ctx.save_for_backward(d_query, d_key, _temperature_gradient(ctx, query, d_query, learned, pairs.tau))
-        return losses.mean()
+class _Contrast(torch.autograd.Function):
+    """One value an anchor, or their mean with its gradients made in the forward while the scores are there."""
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        _refuse_second_derivative()
-        d_query, d_key, d_temperature = ctx.saved_tensors
-        return (
-            (d_query * grad).to(ctx.dtypes[0]) if ctx.needs_input_grad[0] else None,
-            (d_key * grad).to(ctx.dtypes[1]) if ctx.needs_input_grad[1] else None,
-            (d_temperature * grad).to(d_temperature) if ctx.needs_input_grad[2] else None,
-            None,
-            None,
-        )
-
-
-class _Rows(torch.autograd.Function):
-    """One value an anchor; the backward sweeps again, with the weights that arrived."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, learned: Tensor | None, pairs: Pairs) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, learned: Tensor | None, pairs: Pairs, mean: bool, grad: bool
+    ) -> Tensor:
         ctx.save_for_backward(query, key, learned)
-        ctx.pairs = pairs
-        return _sweep(query, key, pairs, None, (False, False))[0]
+        ctx.pairs, ctx.mean = pairs, mean
+        early = mean and grad and any(ctx.needs_input_grad[:3])
+        weight = torch.full((len(query),), 1 / len(query), dtype=sum_type(query), device=query.device)
+        losses, made = _values_and_gradients(ctx, query, key, learned, weight if early else None)
+        ctx.ready = made if early else None
+        return losses.mean() if mean else losses
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        _refuse_second_derivative()
+        if torch.is_grad_enabled():  # so it is in a backward under create_graph=True, and nowhere else
+            raise VidsslError(
+                "info_nce and lse: gradients of gradients (create_graph=True) are not supported; "
+                "use torch.nn.functional.cross_entropy on the whole table of scores for a gradient penalty"
+            )
+        if ctx.ready is not None:
+            made, ctx.ready = ctx.ready, None  # handed over, not copied; with retain_graph the next backward sweeps
+            return *(None if x is None else x.mul_(grad) for x in made), None, None, None
         query, key, learned = ctx.saved_tensors
-        _, d_query, d_key = _sweep(query, key, ctx.pairs, grad, _wanted(ctx))
-        d_temperature = _temperature_gradient(ctx, query, d_query, learned, ctx.pairs.tau)
-        d_query = d_query.to(query.dtype) if d_query is not None and ctx.needs_input_grad[0] else None
-        return d_query, None if d_key is None else d_key.to(key.dtype), d_temperature, None
+        weight = grad.expand(len(query)) / len(query) if ctx.mean else grad
+        return *_values_and_gradients(ctx, query, key, learned, weight)[1], None, None, None
 
 
-def _refuse_second_derivative() -> None:
-    if torch.is_grad_enabled():  # so it is in a backward under create_graph=True, and nowhere else
-        raise VidsslError(
-            "info_nce and lse: gradients of gradients (create_graph=True) are not supported; "
-            "use torch.nn.functional.cross_entropy on the whole table of scores for a gradient penalty"
-        )
+def _values_and_gradients(
+    ctx: Any, query: Tensor, key: Tensor, learned: Tensor | None, weight: Tensor | None
+) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor | None]]:
+    """Values [N]; with a weight [N], the gradients of Σ weight_i value_i to query, key and temperature where needed.
 
-
-def _wanted(ctx: Any) -> tuple[bool, bool]:
-    """Whether the sweep must make the query's gradient (the temperature's is read off it) and the key's."""
-    return ctx.needs_input_grad[0] or ctx.needs_input_grad[2], ctx.needs_input_grad[1]
-
-
-def _temperature_gradient(
-    ctx: Any, query: Tensor, d_query: Tensor | None, learned: Tensor | None, tau: float
-) -> Tensor | None:
-    """Scores depend on query / temperature alone, so d/dτ = −(query · d query) / τ, summed over all entries."""
-    if learned is None or d_query is None or not ctx.needs_input_grad[2]:
-        return None
-    return (-torch.dot(_wide(query).flatten(), d_query.flatten()) / tau).to(learned).reshape(learned.shape)
+    They are in the type of sums: autograd rounds them to the type of half inputs, after its own scaling.
+    """
+    for_query, for_key, for_temperature = ctx.needs_input_grad[:3]
+    wanted = (for_query or for_temperature, for_key)
+    values, d_query, d_key = _sweep(query, key, ctx.pairs, weight, wanted)
+    d_temperature = None
+    if for_temperature and d_query is not None and learned is not None:
+        # Scores depend on query / τ alone, so d/dτ = −(query · d query) / τ.
+        slope = -torch.dot(_wide(query).flatten(), d_query.flatten()) / ctx.pairs.tau
+        d_temperature = slope.to(learned).reshape(learned.shape)
+    return values, (d_query if for_query else None, d_key, d_temperature)
 
 
 def _sweep(
