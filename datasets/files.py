@@ -16,9 +16,10 @@ from pathlib import Path
 
 from vidssl.errors import VidsslError
 
-VIDEO_EXTENSIONS = (
-    ".3gp .asf .avi .flv .gif .h264 .h265 .hevc .ivf .m2ts .m4v .mjpeg .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .webm .wmv"
-).split()
+VIDEO_EXTENSIONS = [
+    *(".3gp", ".asf", ".avi", ".flv", ".gif", ".h264", ".h265", ".hevc", ".ivf", ".m2ts", ".m4v", ".mjpeg", ".mkv"),
+    *(".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".webm", ".wmv"),
+]
 LIST_EXTENSIONS = [".csv", ".txt"]
 
 

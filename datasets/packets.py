@@ -26,12 +26,32 @@ JUMP = 2  # packets it is cheaper to decode on through than to drain, seek and r
 class Segment:
     """A stretch of packets to decode in one go: from a keyframe until the last of the wanted frames has been fed.
 
-    `start` is the keyframe's (pts, dts), None for the beginning of the file; `wanted` holds the pts of the wanted frames, or
-    their ordinals where the index is counted.
+    `start` is the keyframe's (pts, dts), None for the beginning of the file; `wanted` holds the stamps of the wanted
+    frames: their pts, or their numbers where the index is counted.
     """
 
     start: tuple[int, int] | None
     wanted: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What makes the displayed picture of the stored one, in this order; `degrees` is the same counter-clockwise."""
+
+    transpose: bool = False
+    flip_rows: bool = False
+    flip_columns: bool = False
+    degrees: int = 0
+
+
+@dataclass(frozen=True)
+class ReadPlan:
+    """All a worker needs to read some frames: small, unlike the index of a long video."""
+
+    segments: list[Segment]
+    stamps: list[int]  # of the frames, in the order they were asked for
+    turn: Turn
+    counted: bool
 
 
 @dataclass(frozen=True)
@@ -44,8 +64,7 @@ class VideoIndex:
         order: int64 [n], each frame's packet in decoding order.
         keyframes: int64 [k, 3], packets decoding can start from: (position in decoding order, pts, dts).
         height, width: of the picture as displayed, after rotation, in pixels.
-        transpose, flip_rows, flip_columns: what turns the stored picture into the displayed one, in that order.
-        rotation: the display matrix's turn in degrees, counter-clockwise, one of 0, 90, 180, 270.
+        turn: from the stored to the displayed picture.
         codec: FFmpeg's name of the codec.
         time_base: seconds per unit of pts.
         counted: the packets do not tell the frames (no stamps, or repeated ones); frames were counted by decoding, and
@@ -58,13 +77,20 @@ class VideoIndex:
     keyframes: np.ndarray
     height: int
     width: int
-    transpose: bool
-    flip_rows: bool
-    flip_columns: bool
-    rotation: int
+    turn: Turn
     codec: str
     time_base: Fraction
     counted: bool
+
+    @property
+    def rotation(self) -> int:
+        """The display matrix's turn in degrees, counter-clockwise: 0, 90, 180 or 270."""
+        return self.turn.degrees
+
+    def plan(self, indices: Sequence[int]) -> ReadPlan:
+        """How to read these frames."""
+        stamps = list(indices) if self.counted else self.pts[list(indices)].tolist()
+        return ReadPlan(self.segments(indices), stamps, self.turn, self.counted)
 
     def __len__(self) -> int:
         return len(self.pts)
@@ -76,7 +102,8 @@ class VideoIndex:
             decoded               ========>                 ====>
 
         A frame's stretch starts at the last keyframe that is before it both in decoding order and in presentation: the
-        leading pictures of an open group, which come after their keyframe and are shown before it, need the group before.
+        leading pictures of an open group, which come after their keyframe and are shown before it, need the group
+        before.
         """
         wanted = np.unique(np.asarray(indices, dtype=np.int64))
         if self.counted:
@@ -140,9 +167,7 @@ def index_video(path: str | Path) -> VideoIndex:
     """
     try:
         with open_video(path) as container:
-            stream = container.streams.video[0]
-            table = _read_packets(path, container, stream)
-        first = _first_frame(path)
+            table, first = _read_packets(path, container, container.streams.video[0])
     except av.FFmpegError as error:
         raise VidsslError(f"{path}: can't be read ({reason(error)})") from error
     time_base, codec = table.time_base, table.codec
@@ -155,13 +180,10 @@ def index_video(path: str | Path) -> VideoIndex:
         pts, order = pts[shown], order[shown]
     if len(pts) == 0:
         raise VidsslError(f"{path}: the video stream has no frames")
-    transpose, flip_rows, flip_columns, rotation = _orientation(path, first)
-    height, width = (first.width, first.height) if transpose else (first.height, first.width)
+    turn = _turn(path, first)
+    height, width = (first.width, first.height) if turn.transpose else (first.height, first.width)
     times = pts * float(time_base)
-    keys = table.keyframes()
-    return VideoIndex(
-        pts, times, order, keys, height, width, transpose, flip_rows, flip_columns, rotation, codec, time_base, counted
-    )
+    return VideoIndex(pts, times, order, table.keyframes(), height, width, turn, codec, time_base, counted)
 
 
 @dataclass(frozen=True)
@@ -176,7 +198,7 @@ class _Packets:
     codec: str
 
     def presentation(self) -> tuple[np.ndarray, np.ndarray, bool]:
-        """Stamps and packet positions of the shown frames in order of presentation; the last is True if only decoding tells."""
+        """Stamps and packet positions of the shown frames as presented; True if only decoding can tell them."""
         shown = [position for position, hidden in enumerate(self.hidden) if not hidden]
         stamps: list[Any] = [self.stamps[position][0] for position in shown]
         if None in stamps and self.delay == 0:  # nothing is reordered, so a frame is shown when it is decoded
@@ -198,9 +220,13 @@ class _Packets:
         return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
 
-def _read_packets(path: str | Path, container: Any, stream: Any) -> _Packets:
-    stamps, key, hidden = [], [], []
-    codec = stream.codec_context.codec.canonical_name
+def _read_packets(path: str | Path, container: Any, stream: Any) -> tuple[_Packets, Any]:
+    """The packets, and the first frame: decoded on the way, it shows whether the stream can be."""
+    stamps: list[tuple[int | None, int | None]] = []
+    key, hidden = [], []
+    context = stream.codec_context
+    codec, context.thread_count = context.codec.canonical_name, 1
+    first: Any = None
     for packet in container.demux(stream):
         if packet.size == 0:  # the end-of-stream marker, or an empty sample: neither is a frame
             continue
@@ -210,8 +236,12 @@ def _read_packets(path: str | Path, container: Any, stream: Any) -> _Packets:
         key.append(packet.is_keyframe)
         # VP8 marks its hidden reference frames in the packet alone: bit 4 of the first byte (RFC 6386, section 9.1).
         hidden.append(packet.is_discard or (codec == "vp8" and not bytes(packet)[0] & 0x10))
+        first = first or next(iter(context.decode(packet)), None)
     _check_length(path, container, stream, len(stamps))
-    return _Packets(stamps, key, hidden, stream.codec_context.has_b_frames, stream.time_base, codec)
+    first = first or next(iter(context.decode(None)), None)
+    if first is None:
+        raise VidsslError(f"{path}: no frame of it can be decoded")
+    return _Packets(stamps, key, hidden, context.has_b_frames, stream.time_base, codec), first
 
 
 def _check_length(path: str | Path, container: Any, stream: Any, packets: int) -> None:
@@ -219,13 +249,6 @@ def _check_length(path: str | Path, container: Any, stream: Any, packets: int) -
     listed = len(stream.index_entries)
     if container.format.name.startswith("mov") and packets < listed:
         raise VidsslError(f"{path}: cut short: holds {packets} of the {listed} frames that its table lists")
-
-
-def _first_frame(path: str | Path) -> Any:
-    with open_video(path) as container:
-        for frame in container.decode(container.streams.video[0]):
-            return frame
-    raise VidsslError(f"{path}: no frame of it can be decoded")
 
 
 def _counted_pts(path: str | Path) -> np.ndarray:
@@ -246,15 +269,15 @@ def _counted_pts(path: str | Path) -> np.ndarray:
     return np.array(pts, dtype=np.int64)
 
 
-def _orientation(path: str | Path, frame: Any) -> tuple[bool, bool, bool, int]:
-    """Transpose, flips and turn of a frame's display matrix.
+def _turn(path: str | Path, frame: Any) -> Turn:
+    """The turn that a frame's display matrix tells.
 
     The matrix [a b; c d] takes a stored point (x, y) to (a x + c y, b x + d y) on the display, y down
     (ISO/IEC 14496-12, section 8.2.2): with a = 0 the axes are exchanged, a negative sign turns an axis round.
     """
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
-        return False, False, False, 0
+        return Turn()
     a, b, _, c, d = np.frombuffer(data, dtype=np.int32)[:5].tolist()
     values = tuple(round(value / QUARTER) for value in (a, b, c, d))
     if sorted(map(abs, values)) != [0, 0, 1, 1] or values[0] * values[3] == values[1] * values[2]:
@@ -262,4 +285,4 @@ def _orientation(path: str | Path, frame: Any) -> tuple[bool, bool, bool, int]:
     transpose = values[0] == 0
     flip_columns = (values[2] if transpose else values[0]) < 0  # display x runs against its stored axis
     flip_rows = (values[1] if transpose else values[3]) < 0
-    return transpose, flip_rows, flip_columns, round(frame.rotation) % 360
+    return Turn(transpose, flip_rows, flip_columns, round(frame.rotation) % 360)

@@ -2,8 +2,8 @@
 
     T frames, C = 3 channels (RGB), H, W height and width in pixels
 
-Only the stretch from a keyframe to the last wanted frame is decoded; frames that nothing refers to are skipped unless they
-are wanted themselves; scaling and colour conversion happen in one libswscale pass, on the wanted frames alone:
+Only the stretch from a keyframe to the last wanted frame is decoded; frames that nothing refers to are skipped unless
+they are wanted themselves; scaling and colour conversion happen in one libswscale pass, on the wanted frames alone:
 
     packets   K . . b . b . b x b x b x . . . K        x wanted, b needed by no other frame
     decoded   D D D - D - D - D - D - D D
@@ -25,19 +25,21 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from vidssl.errors import VidsslError
 
-from .packets import Segment, VideoIndex, index_video, open_video, reason
+from .packets import ReadPlan, Segment, Turn, VideoIndex, index_video, open_video, reason
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["VideoIndex", "VideoReader", "index_video", "spread_frames"]
+__all__ = ["VideoIndex", "VideoReader", "index_video", "read_plan", "spread_frames"]
 
-# Codecs whose bitstream says strictly that a picture is referred to by no other, so that leaving it out changes nothing.
+# Codecs whose bitstream says strictly that no other picture refers to this one, so that leaving it out changes nothing.
 SKIPPING_CODECS = frozenset(["h264", "mpeg1video", "mpeg2video", "mpeg4"])
 
-# Containers with a table of their samples. In the others (MPEG streams) stamps change after a seek, so they are read from the
-# beginning, though decoded from the keyframe only.
+# Containers with a table of their samples. In the others (MPEG streams) stamps change after a seek, so they are read
+# from the beginning, though decoded from the keyframe only.
 SEEKING_CONTAINERS = frozenset(["mov", "matroska", "avi"])
+
+FULL = 2  # AVCOL_RANGE_JPEG: RGB spans 0..255
 
 
 class VideoReader:
@@ -60,9 +62,12 @@ class VideoReader:
         self.size = (self.index.height, self.index.width) if size is None else size
         if min(self.size) < 1:
             raise VidsslError(f"size: expected (height, width) of at least 1 pixel, got {size}")
-        self._decoder = _Decoder(path, threads, self.index.counted)
-        self._picture = _Picture(self.size, self.index, native=size is None)
+        self._native = size is None
         self._path = path
+        self._decoder = _Decoder(path, threads, self.index.counted)
+        self._reformatter = (
+            VideoReformatter()
+        )  # keeps its tables while frames are alike; a frame's own would start anew
 
     def __enter__(self) -> Self:
         return self
@@ -98,26 +103,31 @@ class VideoReader:
     def read_array(self, indices: Sequence[int]) -> np.ndarray:
         """As `read`, frames only: uint8 [T,H,W,C]."""
         self._check(indices)
-        slots: dict[int, list[int]] = {}
-        for slot, stamp in enumerate(self._stamps(indices)):
-            slots.setdefault(stamp, []).append(slot)
-        out = np.empty((len(indices), *self.size, 3), dtype=np.uint8)
-        for stamp, frame in self._decoder.frames(self.index.segments(indices)):
-            first, *others = slots[stamp]
-            self._picture.write(frame, out[first])
-            for slot in others:
-                out[slot] = out[first]
-        return out
+        return _read(self._decoder, self._reformatter, self.index.plan(indices), self.size, self._native)
+
+    def chunks(self, count: int) -> Iterator[np.ndarray]:
+        """Every frame in order, `count` at a time, decoded in one go: uint8 [count,H,W,C], the last one shorter.
+
+        An array is valid until the next one is asked for.
+        """
+        plan = self.index.plan(range(len(self)))
+        chunk = np.empty((count, *self.size, 3), dtype=np.uint8)
+        for number, (stamp, frame) in enumerate(self._decoder.frames(plan.segments)):
+            if stamp != plan.stamps[number]:
+                raise VidsslError(f"{self._path}: frame {number} is missing or out of order; is the file damaged?")
+            _picture(self._reformatter, frame, plan.turn, self._native, chunk[number % count])
+            if number % count == count - 1:
+                yield chunk
+        if len(self) % count:
+            yield chunk[: len(self) % count]
 
     def frames(self, indices: Sequence[int]) -> Iterator[tuple[int, Any]]:
-        """(number, `av.VideoFrame`) as decoded, before rotation, scaling and conversion; by rising number within a stretch."""
+        """(number, `av.VideoFrame`) as decoded, before rotation, scaling and conversion."""
         self._check(indices)
-        numbers = dict(zip(self._stamps(indices), indices, strict=True))
-        for stamp, frame in self._decoder.frames(self.index.segments(indices)):
+        plan = self.index.plan(indices)
+        numbers = dict(zip(plan.stamps, indices, strict=True))
+        for stamp, frame in self._decoder.frames(plan.segments):
             yield numbers[stamp], frame
-
-    def _stamps(self, indices: Sequence[int]) -> list[int]:
-        return list(indices) if self.index.counted else self.index.pts[list(indices)].tolist()
 
     def _check(self, indices: Sequence[int]) -> None:
         if len(indices) and not 0 <= min(indices) <= max(indices) < len(self):
@@ -241,36 +251,51 @@ def _from_stamp(pts: int, packets: Iterator[Any]) -> Iterator[Any]:
     return dropwhile(lambda packet: packet.pts != pts, packets)
 
 
-class _Picture:
-    """Turns decoded frames into displayed RGB pictures of one size."""
+def _read(
+    decoder: _Decoder, reformatter: VideoReformatter, plan: ReadPlan, size: tuple[int, int], native: bool
+) -> np.ndarray:
+    slots: dict[int, list[int]] = {}
+    for slot, stamp in enumerate(plan.stamps):
+        slots.setdefault(stamp, []).append(slot)
+    out = np.empty((len(plan.stamps), *size, 3), dtype=np.uint8)
+    for stamp, frame in decoder.frames(plan.segments):
+        first, *others = slots[stamp]
+        _picture(reformatter, frame, plan.turn, native, out[first])
+        for slot in others:
+            out[slot] = out[first]
+    return out
 
-    def __init__(self, size: tuple[int, int], index: VideoIndex, native: bool):
-        self._index, self._native = index, native
-        self._height, self._width = size[::-1] if index.transpose else size  # of the stored picture
-        self._reformatter = (
-            VideoReformatter()
-        )  # keeps its tables while frames are alike; a frame's own would start anew
 
-    def write(self, frame: Any, out: np.ndarray) -> None:
-        """Scale and convert one frame into uint8 [H,W,3]."""
-        if self._native and (frame.height, frame.width) != (self._height, self._width):
-            raise VidsslError(
-                f"the picture changes from {self._width}x{self._height} to {frame.width}x{frame.height} within the video; "
-                "give a size to scale to"
-            )
-        smaller = frame.height >= self._height and frame.width >= self._width
-        # AREA is a box filter, no aliasing, at 0.97x of the speed of decoding alone; it does not interpolate upwards.
-        scaler = Interpolation.AREA if smaller else Interpolation.BILINEAR
-        rgb = self._reformatter.reformat(
-            frame, self._width, self._height, "rgb24", interpolation=scaler, dst_color_range=2, threads=1
-        )
-        plane = rgb.planes[0]
-        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: self._height, : self._width * 3]
-        picture = rows.reshape(self._height, self._width, 3)
-        if self._index.transpose:
-            picture = picture.transpose(1, 0, 2)
-        picture = picture[::-1] if self._index.flip_rows else picture
-        out[:] = picture[:, ::-1] if self._index.flip_columns else picture
+def _picture(reformatter: VideoReformatter, frame: Any, turn: Turn, native: bool, out: np.ndarray) -> None:
+    """Scale, convert and turn one decoded frame into `out`, uint8 [H,W,3]."""
+    height, width = out.shape[1::-1] if turn.transpose else out.shape[:2]
+    if native and (frame.height, frame.width) != (height, width):
+        change = f"from {width}x{height} to {frame.width}x{frame.height}"
+        raise VidsslError(f"the picture changes {change} within the video; give a size to scale to")
+    smaller = frame.height >= height and frame.width >= width
+    # AREA is a box filter: no aliasing, at 0.97 of the speed of decoding alone. Upwards it would repeat pixels.
+    scaler = Interpolation.AREA if smaller else Interpolation.BILINEAR
+    rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation=scaler, dst_color_range=FULL, threads=1)
+    plane = rgb.planes[0]
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[:height, : width * 3]
+    picture = rows.reshape(height, width, 3)
+    if turn.transpose:
+        picture = picture.transpose(1, 0, 2)
+    picture = picture[::-1] if turn.flip_rows else picture
+    out[:] = picture[:, ::-1] if turn.flip_columns else picture
+
+
+def read_plan(path: str | Path, plan: ReadPlan, size: tuple[int, int]) -> np.ndarray:
+    """Frames uint8 [T,H,W,C] by a plan of `VideoIndex.plan`, on one thread: the task of a worker process.
+
+    Raises:
+        VidsslError: a frame can't be decoded.
+    """
+    decoder = _Decoder(path, threads=1, counted=plan.counted)
+    try:
+        return _read(decoder, VideoReformatter(), plan, size, native=False)
+    finally:
+        decoder.close()
 
 
 def spread_frames(n_frames: int, count: int) -> list[int]:

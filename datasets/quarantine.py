@@ -1,0 +1,105 @@
+"""Files that were left out, with the reason: listed in `quarantine.csv`, said once, never replaced by others."""
+
+import csv
+import os
+import sys
+from pathlib import Path
+
+from vidssl.errors import VidsslError
+
+COLUMNS = ("path", "reason", "step")
+
+
+class Quarantine:
+    """The files that failed and why.
+
+    Args:
+        file: where to keep the list (CSV: path, reason, step); None keeps it in memory. A list that is there is read.
+        max_failed: the share of the files that may fail.
+    """
+
+    def __init__(self, file: str | Path | None = None, max_failed: float = 0.2):
+        if not 0 <= max_failed <= 1:
+            raise VidsslError(f"max_failed: expected a share in 0..1, got {max_failed}")
+        self.file = None if file is None else Path(file)
+        self.max_failed = max_failed
+        self.reasons: dict[str, str] = {}
+        self.steps: dict[str, int | None] = {}
+        self.unfit: set[str] = set()
+        if self.file is not None and self.file.exists():
+            self._load(self.file)
+
+    def __len__(self) -> int:
+        return len(self.reasons)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.reasons
+
+    def add(self, name: str, reason: str, step: int | None = None) -> None:
+        """List a file, once, and say so.
+
+        Args:
+            name: the video's name.
+            reason: why it is left out.
+            step: the training step it failed at; None when it failed before training.
+        """
+        if name in self.reasons and (self.reasons[name], self.steps[name]) == (reason, step):
+            return
+        self.reasons[name], self.steps[name] = reason, step
+        print(f"left out: {name}: {reason}", file=sys.stderr, flush=True)
+        self._write()
+
+    def skip(self, name: str, reason: str) -> None:
+        """List a sound file that is of no use here; it does not count as failed."""
+        self.unfit.add(name)
+        self.add(name, reason)
+
+    def drop(self, name: str) -> None:
+        """Take a file that turned out well off the list."""
+        if self.reasons.pop(name, None) is not None:
+            del self.steps[name]
+            self._write()
+
+    def failed_before(self, step: int) -> set[str]:
+        """Names of the files that failed in training before `step`: a resumed run leaves out what the first one did."""
+        return {name for name, failed in self.steps.items() if failed is not None and failed < step}
+
+    def check(self, total: int) -> None:
+        """Stop when too many failed.
+
+        Args:
+            total: number of files, failed ones included.
+
+        Raises:
+            VidsslError: more than `max_failed` of the files failed, or all.
+        """
+        failed = len(self.reasons.keys() - self.unfit)
+        if failed and (failed >= total or failed > self.max_failed * total):
+            shown = "\n".join(f"  {name}: {reason}" for name, reason in list(self.reasons.items())[:5])
+            none = "none of the files is usable" if failed >= total else f"more than {self.max_failed:.0%} failed"
+            listed = f"; all are in {self.file}" if self.file else ""
+            raise VidsslError(f"{failed} of {total} videos can't be used ({none}){listed}\n{shown}")
+
+    def _load(self, file: Path) -> None:
+        with file.open(newline="", encoding="utf-8") as lines:
+            rows = list(csv.reader(lines))
+        if not rows or tuple(rows[0]) != COLUMNS:
+            raise VidsslError(
+                f"{file}: expected the columns {','.join(COLUMNS)}; move the file away to begin a new list"
+            )
+        for name, reason, step in rows[1:]:
+            self.reasons[name], self.steps[name] = reason, int(step) if step else None
+
+    def _write(self) -> None:
+        if self.file is None:
+            return
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        part = self.file.with_name(f"{self.file.name}.{os.getpid()}.part")
+        with part.open("w", newline="", encoding="utf-8") as out:
+            rows = csv.writer(out)
+            rows.writerow(COLUMNS)
+            rows.writerows(
+                (name, reason, "" if self.steps[name] is None else self.steps[name])
+                for name, reason in self.reasons.items()
+            )
+        part.replace(self.file)
