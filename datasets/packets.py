@@ -7,6 +7,7 @@ A container holds packets in decoding order; with B-frames that is not the order
     packets  I0 P3 b1 b2 P6 b4 b5        frames  I0 b1 b2 P3 b4 b5 P6
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,6 +20,7 @@ import numpy as np
 from vidssl.errors import VidsslError
 
 QUARTER = 1 << 16  # one in the 16.16 fixed point of a display matrix
+GIF_TRAILER = b";"
 JUMP = 2  # packets it is cheaper to decode on through than to drain, seek and restart for
 
 
@@ -149,6 +151,9 @@ def open_video(path: str | Path) -> Any:
         kinds = sorted({stream.type for stream in container.streams})
         container.close()
         raise VidsslError(f"{path}: no video stream; it holds only {', '.join(kinds) or 'nothing'}")
+    if container.streams.video[0].codec_context is None:
+        container.close()
+        raise VidsslError(f"{path}: no decoder for its video stream; re-encode it, e.g. to H.264")
     return container
 
 
@@ -227,8 +232,13 @@ def _read_packets(path: str | Path, container: Any, stream: Any) -> tuple[_Packe
     context = stream.codec_context
     codec, context.thread_count = context.codec.canonical_name, 1
     first: Any = None
-    for packet in container.demux(stream):
+    end = 0.0  # seconds, of all streams: a sound track may be the longer one
+    for packet in container.demux():
         if packet.size == 0:  # the end-of-stream marker, or an empty sample: neither is a frame
+            continue
+        if packet.pts is not None and packet.time_base:
+            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if packet.stream_index != stream.index:
             continue
         if packet.is_corrupt:
             raise VidsslError(f"{path}: cut short or damaged: packet {len(stamps)} of the video stream is incomplete")
@@ -237,18 +247,28 @@ def _read_packets(path: str | Path, container: Any, stream: Any) -> tuple[_Packe
         # VP8 marks its hidden reference frames in the packet alone: bit 4 of the first byte (RFC 6386, section 9.1).
         hidden.append(packet.is_discard or (codec == "vp8" and not bytes(packet)[0] & 0x10))
         first = first or next(iter(context.decode(packet)), None)
-    _check_length(path, container, stream, len(stamps))
+    _check_length(path, container, stream, len(stamps), end)
     first = first or next(iter(context.decode(None)), None)
     if first is None:
         raise VidsslError(f"{path}: no frame of it can be decoded")
     return _Packets(stamps, key, hidden, context.has_b_frames, stream.time_base, codec), first
 
 
-def _check_length(path: str | Path, container: Any, stream: Any, packets: int) -> None:
-    """A container with a table of its samples says how many there must be: fewer means the file was cut."""
+def _check_length(path: str | Path, container: Any, stream: Any, packets: int, end: float) -> None:
+    """Whether the file was cut, by what its container says of its whole length. MPEG streams say nothing of it."""
+    kind = container.format.name.split(",")[0]
     listed = len(stream.index_entries)
-    if container.format.name.startswith("mov") and packets < listed:
+    if kind == "mov" and packets < listed:
         raise VidsslError(f"{path}: cut short: holds {packets} of the {listed} frames that its table lists")
+    whole = (container.duration or 0) / av.time_base
+    frame = float(1 / stream.average_rate) if stream.average_rate else 0.1
+    if kind == "matroska" and whole - end > frame + max(0.1, 0.02 * whole):
+        raise VidsslError(f"{path}: cut short: holds {end:.2f} of {whole:.2f} s ({packets} frames)")
+    if kind == "gif":
+        with open(path, "rb") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read() != GIF_TRAILER:
+                raise VidsslError(f"{path}: cut short: the GIF has no end ({packets} frames are there)")
 
 
 def _counted_pts(path: str | Path) -> np.ndarray:

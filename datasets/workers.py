@@ -1,7 +1,7 @@
 """Worker processes that can be killed: a decoder that hangs, even in C with the interpreter's lock, loses its process.
 
     parent ──task──> worker 0 ──result──>      one pipe a worker, so that a kill breaks nobody else's
-           ──task──> worker 1  (hangs)         past its deadline: killed and restarted, its task answered with the reason
+           ──task──> worker 1  (hangs)         past its deadline: killed, restarted, its task answered with why
 
 One task at a time is with a worker, so its deadline runs from when the task was sent.
 """
