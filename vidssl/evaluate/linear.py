@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+INNER_FOLDS = 5  # for selecting C; fewer when the training folds hold fewer groups
+STRENGTHS = tuple(10.0 ** (step / 2) for step in range(-4, 7))  # C on rows of mean squared length 1: 0.01 … 1000
 CONSTANT = 1e-7  # a feature whose spread is below this share of its size is rounding noise, and is left out
 
 
@@ -136,19 +138,18 @@ def _transposed(x: Tensor, error: Tensor) -> Tensor:
 def fit_ridge(basis: Basis, targets: Tensor, rows: Tensor, strengths: Tensor) -> Tensor:
     """Ridge regression with a free intercept, in closed form, for several strengths on one row subset.
 
-    Minimises |y - x w - b|^2 + |w|^2 / C over the rows where `rows` is 1.
+    Minimises |y - x w - b|^2 + |w|^2 / C over the rows where `rows` is true.
 
     Args:
         basis: of n training rows.
         targets: [n, K].
-        rows: [n] 1 or 0.
+        rows: [n] bool.
         strengths: [L] values of C.
 
     Returns:
         [L, r + 1, K] weights, the intercept last.
     """
-    inside = rows.bool()
-    x, y = basis.train[inside], targets[inside]
+    x, y = basis.train[rows], targets[rows]
     middle, level = x.mean(dim=0), y.mean(dim=0)
     energy, axes = torch.linalg.eigh((x - middle).T @ (x - middle))
     moment = axes.T @ ((x - middle).T @ (y - level))

@@ -1,4 +1,4 @@
-"""Probes of frozen features: linear, nearest neighbours and ridge, on folds that never share a group.
+"""Classification probes of frozen features: linear and nearest neighbours, on folds that never share a group.
 
 n items (videos), d feature dim, S seeds (shuffles of the fold assignment), F folds.
 
@@ -23,17 +23,13 @@ from vidssl.evaluate.folds import (
     check_features,
     check_groups,
     check_labels,
-    group_folds,
     label_folds,
 )
-from vidssl.evaluate.intervals import Bootstrap, group_bootstrap, group_draws
-from vidssl.evaluate.linear import Basis, Scaler, fit_ridge, fit_softmax, scores, threads_for, with_ones
+from vidssl.evaluate.intervals import Bootstrap, group_bootstrap
+from vidssl.evaluate.linear import INNER_FOLDS, STRENGTHS, Basis, Scaler, fit_softmax, scores, threads_for, with_ones
 
 # (training features, labels, groups, test features) -> predicted class numbers of the test items
 Predict = Callable[[Tensor, Labels, NDArray[np.int64], Tensor], Tensor]
-
-INNER_FOLDS = 5  # for selecting C; fewer when the training folds hold fewer groups
-STRENGTHS = tuple(10.0 ** (step / 2) for step in range(-4, 7))  # C on rows of mean squared length 1: 0.01 … 1000
 
 
 @dataclass(frozen=True)
@@ -154,49 +150,6 @@ def pool(results: Sequence[ProbeResult]) -> ProbeResult:
     return _result(predictions, np.concatenate([result.scores for result in results]), labels, first.groups)
 
 
-@dataclass(frozen=True)
-class RidgeResult:
-    """Out-of-fold R² of a ridge regression.
-
-    Attributes:
-        mean: R² averaged over targets and seeds.
-        stderr: standard error of `mean` by a bootstrap over groups (as in `ProbeResult`).
-        per_target: [m] R² of each target, mean over seeds.
-        scores: [S, m] R² of each seed and target.
-    """
-
-    mean: float
-    stderr: float
-    per_target: NDArray[np.float64]
-    scores: NDArray[np.float64]
-
-
-def ridge_r2(
-    features: Features, targets: ArrayLike, groups: Groups = None, folds: int = 5, seeds: Sequence[int] = (0, 1, 2)
-) -> RidgeResult:
-    """R² of continuous targets by ridge regression on standardised frozen features, group-disjoint.
-
-    R² = 1 - sum of squared out-of-fold errors / sum of squared deviations from the overall mean; it is 0 for a guess
-    of the mean and negative for worse. The penalty is chosen per target by inner group-disjoint validation.
-
-    Args:
-        features: [n, d] real numbers.
-        targets: [n] or [n, m] real numbers in any units.
-        groups, folds, seeds: as for `linear_probe`.
-
-    Raises:
-        VidsslError: NaN, a constant target, too few groups, lengths that differ.
-    """
-    x = check_features(features)
-    y = _check_targets(targets, len(x))
-    members = check_groups(groups, len(x), folds)
-    with threads_for(x):
-        errors = torch.stack([_ridge_errors(x, y, members, folds, seed) for seed in seeds])  # [S, n, m]
-    spread = (y - y.mean(dim=0)) ** 2  # [n, m]
-    r2 = (1 - errors.sum(dim=1) / spread.sum(dim=0)).numpy()
-    return RidgeResult(float(r2.mean()), _ridge_stderr(errors.mean(dim=0), spread, members), r2.mean(axis=0), r2)
-
-
 def _classify(
     predict: Predict,
     features: Features,
@@ -261,56 +214,3 @@ def _linear_predictions(train: Tensor, labels: Labels, groups: NDArray[np.int64]
     best = strengths[likelihood.argmax()].view(1)
     weights = fit_softmax(basis, y, classes, rows=torch.ones(1, len(y)).to(train), strengths=best)
     return scores(with_ones(basis.test), weights[0])[0].argmax(dim=-1)
-
-
-def _check_targets(targets: ArrayLike, n: int) -> Tensor:
-    y = torch.as_tensor(np.asarray(targets, dtype=np.float64))
-    y = y[:, None] if y.ndim == 1 else y
-    if y.ndim != 2 or len(y) != n:
-        raise VidsslError(f"ridge_r2: expected targets [n] or [n, m] for {n} items, got shape {tuple(y.shape)}")
-    if not torch.isfinite(y).all():
-        raise VidsslError("ridge_r2: the targets hold NaN or infinity; leave those items out")
-    constant = (y.amax(dim=0) == y.amin(dim=0)).nonzero().flatten().tolist()
-    if constant:
-        raise VidsslError(f"ridge_r2: target {constant[0]} has one value only; R² is not defined for it, leave it out")
-    return y
-
-
-def _ridge_errors(x: Tensor, y: Tensor, groups: NDArray[np.int64], folds: int, seed: int) -> Tensor:
-    """Squared out-of-fold errors [n, m]."""
-    fold = group_folds(groups, folds, seed)
-    errors = torch.empty_like(y)
-    for number in range(folds):
-        train, test = torch.as_tensor(fold != number), torch.as_tensor(fold == number)
-        basis = Basis.fit(x[train], x[test])
-        weights = _best_ridge(basis, y[train], groups[train.numpy()])
-        errors[test] = (with_ones(basis.test) @ weights - y[test]) ** 2
-    return errors
-
-
-def _best_ridge(basis: Basis, y: Tensor, groups: NDArray[np.int64]) -> Tensor:
-    """[r + 1, m] weights, the penalty chosen per target by inner validation."""
-    strengths = torch.tensor(STRENGTHS, dtype=y.dtype)
-    inner = torch.as_tensor(group_folds(groups, min(INNER_FOLDS, len(np.unique(groups))), seed=0))
-    loss = y.new_zeros(len(strengths), y.shape[1])
-    for number in range(int(inner.max()) + 1):
-        weights = fit_ridge(basis, y, rows=inner != number, strengths=strengths)  # [L, r + 1, m]
-        held_out = inner == number
-        loss += ((with_ones(basis.train)[held_out] @ weights - y[held_out]) ** 2).sum(dim=1)
-    weights = fit_ridge(basis, y, rows=torch.ones(len(y)), strengths=strengths)
-    return weights.gather(0, loss.argmin(dim=0).view(1, 1, -1).expand(1, weights.shape[1], -1))[0]
-
-
-def _ridge_stderr(errors: Tensor, spread: Tensor, groups: NDArray[np.int64]) -> float:
-    """Standard error of the mean R² over resampled groups; the overall mean of the targets stays fixed."""
-    member = np.unique(groups, return_inverse=True)[1]
-    counts = group_draws(int(member.max()) + 1)
-
-    def sums(values: Tensor) -> NDArray[np.float64]:
-        total = np.zeros((counts.shape[1], values.shape[1]))
-        np.add.at(total, member, values.numpy())
-        return counts @ total
-
-    below = sums(spread)
-    draws = 1 - sums(errors) / np.where(below > 0, below, np.nan)  # a draw of equal targets has no R²
-    return float(np.nanstd(draws.mean(axis=1), ddof=1))

@@ -1,0 +1,289 @@
+"""Probe a run on labelled videos, beside honest baselines.
+
+DATA is a folder with one subfolder a class, or a list file with a line `path,label` a video. Every video is decoded
+once, at the run's frame size and frame rate. The run's encoder, the same network untrained, raw pixels and frame
+differences see the same frames; each is probed linearly and by 10 nearest neighbours on the same folds.
+
+Clips of one camera look alike. Give --groups, a CSV with the columns path and source, and no source is ever on both
+sides of a split. Without it each video counts as a source of its own, and the table says so.
+
+Example:
+
+    vidssl evaluate runs/mine videos/ --groups videos/sources.csv
+
+prints the table and writes evaluation.json and evaluation.png into runs/mine/evaluation. --targets takes a CSV with the
+column path and columns of numbers (speed, angle, …), which are predicted by ridge regression.
+"""
+
+import csv
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import tyro
+
+from vidssl.datasets.files import VideoFile, find_videos, read_groups
+from vidssl.errors import VidsslError
+
+if TYPE_CHECKING:
+    from vidssl.evaluate.arms import Arm, Row
+    from vidssl.features import FeatureExtractor
+
+
+@dataclass
+class Config:
+    """See the text above."""
+
+    run: tyro.conf.Positional[Path]
+    """run folder, written by `vidssl pretrain`"""
+    data: tyro.conf.Positional[Path]
+    """labelled videos: a folder of class subfolders, or a list file of path,label"""
+    groups: Path | None = None
+    """CSV with columns path and source (camera, scene, subject): splits never cut through a source"""
+    targets: Path | None = None
+    """CSV with the column path and columns of numbers to predict by ridge regression"""
+    folds: int = 5
+    """folds of the cross-validation"""
+    seeds: int = 3
+    """shuffles of the fold assignment"""
+    random_encoders: int = 3
+    """untrained encoders averaged in the baseline"""
+    windows: int = 4
+    """clips taken from a video, spread evenly"""
+    frames: int | None = None
+    """frames a clip; the run's own when not given"""
+    out: Path | None = None
+    """folder for evaluation.json and evaluation.png; RUN/evaluation when not given"""
+    device: Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda}")] = "auto"
+    """where encoders run"""
+    workers: int = 2
+    """decoding processes; 0 decodes in this process"""
+    deadline: float = 30.0
+    """seconds after which a decoder that does not answer is killed and its file left out"""
+    max_failed: float = 0.2
+    """stop when more than this share of the videos cannot be read"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    evaluate(tyro.cli(Config, args=argv, prog="vidssl evaluate", description=__doc__))
+    return 0
+
+
+def evaluate(config: Config) -> dict[str, Any]:
+    """Evaluate as configured, print and write the report, and return what evaluation.json holds."""
+    from rich.console import Console
+
+    from vidssl.checkpoint import replacing, write_json
+    from vidssl.evaluate.arms import judge
+    from vidssl.evaluate.tables import as_json, class_table, plot, target_table, verdict
+    from vidssl.features import load_encoder
+
+    extractor = load_encoder(config.run, device=find_device(config.device))
+    task = read_task(config)
+    arms = make_arms(extractor, config.random_encoders)
+    task, failed = fill(arms, task, extractor, config)
+    rows = _judge(judge, arms, task, config)
+
+    names = list(task.targets)
+    lines = protocol(task, extractor, config)
+    console = Console()
+    console.width = max(
+        console.width, 132
+    )  # the table is wider than a narrow terminal: let the lines wrap, lose nothing
+    if task.labels:
+        console.print(class_table(rows))
+    if names:
+        console.print(target_table(rows, names))
+    console.print("\n".join(lines + verdict(rows)), highlight=False, markup=False)
+
+    out = config.out or config.run / "evaluation"
+    report = {
+        "run": str(config.run),
+        "data": str(config.data),
+        "protocol": lines,
+        "chance": rows[0].linear.chance if rows[0].linear else None,
+        "rows": as_json(rows, names),
+        "verdict": verdict(rows),
+        "left_out": failed,
+    }
+    with replacing(out / "evaluation.png") as temporary:
+        plot(rows, temporary)
+    write_json(out / "evaluation.json", report)
+    print(f"wrote {out}/evaluation.json and evaluation.png")
+    return report
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be told from the features: n videos and what is known of them."""
+
+    videos: list[VideoFile]
+    labels: list[str] | None
+    targets: dict[str, list[float]]
+    groups: list[str] | None
+
+    def take(self, kept: list[int]) -> "Task":
+        """The task on some of the videos, by position."""
+        return Task(
+            [self.videos[i] for i in kept],
+            None if self.labels is None else [self.labels[i] for i in kept],
+            {name: [column[i] for i in kept] for name, column in self.targets.items()},
+            None if self.groups is None else [self.groups[i] for i in kept],
+        )
+
+
+def read_task(config: Config) -> Task:
+    """The videos with labels, targets and groups, checked before anything is decoded.
+
+    Raises:
+        VidsslError: neither labels nor targets, or too few of something for group-disjoint folds.
+    """
+    from vidssl.evaluate.folds import check_groups, check_labels
+
+    videos = find_videos(config.data)
+    given = [video.label for video in videos if video.label is not None]
+    labels = given if len(given) == len(videos) else None
+    targets = {} if config.targets is None else read_targets(config.targets, videos)
+    if labels is None and not targets:
+        raise VidsslError(
+            f"{config.data}: {len(videos)} videos without labels; put each class into a subfolder (walk/a.mp4,"
+            " run/b.mp4), or pass a list file with a line path,label a video, or numbers to predict with --targets"
+        )
+    groups = None if config.groups is None else read_groups(config.groups, videos)
+    if config.seeds < 1 or config.random_encoders < 1:
+        raise VidsslError(f"seeds and random encoders must be at least 1, got {config.seeds}, {config.random_encoders}")
+    numbers = check_groups(groups, len(videos), config.folds)
+    if labels is not None:
+        check_labels(labels, numbers)
+    return Task(videos, labels, targets, groups)
+
+
+def read_targets(file: Path, videos: list[VideoFile]) -> dict[str, list[float]]:
+    """Columns of numbers by name, in the order of the videos.
+
+    Raises:
+        VidsslError: no such table, a video without a row, or a cell that is no number.
+    """
+    if not file.is_file():
+        raise VidsslError(f"{file}: no such file; pass a CSV with the column path and columns of numbers")
+    with file.open(newline="", encoding="utf-8-sig") as lines:
+        table = list(csv.DictReader(lines, skipinitialspace=True))
+    columns = [name for name in (table[0] if table else {}) if name and name != "path"]
+    if not table or "path" not in table[0] or not columns:
+        raise VidsslError(f"{file}: expected a header with path and at least one more column, and rows below it")
+    by_name = {Path(row["path"]).as_posix(): row for row in table}
+    missing = [video.name for video in videos if video.name not in by_name]
+    if missing:
+        raise VidsslError(
+            f"{file}: no row for {len(missing)} of {len(videos)} videos, e.g. {missing[0]}; add their rows"
+        )
+    try:
+        return {name: [float(by_name[video.name][name]) for video in videos] for name in columns}
+    except (TypeError, ValueError) as error:
+        raise VidsslError(
+            f"{file}: a cell is not a number ({error}); all columns but path must hold numbers"
+        ) from error
+
+
+def find_device(name: str) -> str:
+    """`"cpu"` or `"cuda"` for `"auto"`; a VidsslError for anything else, or when there is no such device."""
+    import torch
+
+    if name not in ("auto", "cpu", "cuda"):
+        raise VidsslError(f"device: got {name!r}; choose from auto, cpu, cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise VidsslError("device: got 'cuda', but torch sees no CUDA GPU; use --device cpu")
+    return name if name != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def make_arms(extractor: "FeatureExtractor", random_encoders: int) -> "list[Arm]":
+    """The run's encoder first, then what it has to beat."""
+    from vidssl.evaluate.arms import Arm
+    from vidssl.evaluate.baselines import frame_differences, pixels, untrained
+
+    return [
+        Arm(extractor.config["method"]["name"], extractor),
+        *(Arm("random encoder", untrained(extractor, seed)) for seed in range(random_encoders)),
+        Arm("raw pixels", pixels),
+        Arm("frame differences", frame_differences),
+    ]
+
+
+def fill(arms: "list[Arm]", task: Task, extractor: "FeatureExtractor", config: Config) -> tuple[Task, dict[str, str]]:
+    """Decode every video once and show it to every arm: the task on the readable videos, and why the others failed."""
+    import torch
+
+    from vidssl.datasets.quarantine import Quarantine
+    from vidssl.datasets.scan import progress_bar, scan_videos
+    from vidssl.datasets.workers import Failure
+    from vidssl.evaluate.windows import spread_windows, training_stride
+    from vidssl.scripts.decoding import decode
+
+    quarantine = Quarantine(max_failed=config.max_failed)
+    indices = scan_videos(task.videos, quarantine, workers=config.workers, deadline=config.deadline)
+    found = [number for number, video in enumerate(task.videos) if video.name in indices]
+    plans = []
+    for number in found:
+        times = indices[task.videos[number].name].times
+        frames = config.frames or int(extractor.config["clip"]["frames"])
+        plans.append(spread_windows(len(times), frames, training_stride(extractor.config, times), config.windows))
+    tasks = [
+        (task.videos[number].path, indices[task.videos[number].name], np.unique(plan).tolist())
+        for number, plan in zip(found, plans, strict=True)
+    ]
+    kept = []
+    with progress_bar("encoding videos", len(tasks), True) as advance:
+        decoded = decode(tasks, extractor.image_size, config.workers, config.deadline)
+        for number, plan, frames_read in zip(found, plans, decoded, strict=True):
+            if isinstance(frames_read, Failure):
+                quarantine.add(task.videos[number].name, frames_read.reason)
+            else:
+                windows = torch.from_numpy(frames_read[np.searchsorted(np.unique(plan), plan)])
+                for arm in arms:
+                    arm.add(windows, len(tasks))
+                kept.append(number)
+            advance()
+    quarantine.check(len(task.videos))
+    return task.take(kept), dict(quarantine.reasons)
+
+
+def _judge(judge: Any, arms: "list[Arm]", task: Task, config: Config) -> "list[Row]":
+    from vidssl.datasets.scan import progress_bar
+
+    targets = np.array(list(task.targets.values())).T if task.targets else None
+    with progress_bar("probing", len(arms), True) as advance:
+        rows: list[Row] = judge(arms, task.labels, targets, task.groups, config.folds, range(config.seeds), advance)
+    return rows
+
+
+def protocol(task: Task, extractor: "FeatureExtractor", config: Config) -> list[str]:
+    """What was done, in words: a figure without it says nothing."""
+    trained_on = {video["name"] for video in extractor.config["data"]["manifest"]["videos"]}
+    seen = sum(video.name in trained_on for video in task.videos)
+    frames = config.frames or extractor.config["clip"]["frames"]
+    rate = f"{extractor.fps:g} frames/s" if extractor.fps else f"stride {extractor.config['clip']['stride']}"
+    height, width = extractor.image_size
+    lines = [
+        f"videos: {len(task.videos)}, of which {seen} bear the name of one the run was trained on (without labels)",
+        f"splits: {config.folds} folds, {config.seeds} seeds, "
+        + (
+            f"disjoint in {len(set(task.groups))} groups of {config.groups}"
+            if task.groups
+            else "each video a group of its own (no --groups): clips of one camera may be on both sides"
+        ),
+        f"features: mean and standard deviation over {config.windows} windows of {frames} frames ({rate},"
+        f" {height}x{width}), standardised on the training folds; random encoder: mean of {config.random_encoders}",
+    ]
+    if task.labels:
+        counts = Counter(task.labels)
+        shown = ", ".join(f"{name} {count}" for name, count in counts.most_common(10))
+        lines += [
+            f"classes: {shown}; chance (largest class) {counts.most_common(1)[0][1] / len(task.labels):.3f}",
+            "linear: softmax regression, C by inner group-disjoint validation; 10-NN: cosine, majority vote",
+        ]
+    if task.targets:
+        lines.append("ridge: penalty a target by inner group-disjoint validation")
+    return lines

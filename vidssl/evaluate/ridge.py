@@ -1,0 +1,135 @@
+"""Continuous targets from frozen features: R² of a ridge regression on folds that never share a group.
+
+n items (videos), d feature dim, m targets, S seeds (shuffles of the fold assignment).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from vidssl.errors import VidsslError
+from vidssl.evaluate.folds import Features, Groups, check_features, check_groups, group_folds
+from vidssl.evaluate.intervals import group_draws
+from vidssl.evaluate.linear import INNER_FOLDS, STRENGTHS, Basis, fit_ridge, threads_for, with_ones
+
+
+@dataclass(frozen=True)
+class RidgeResult:
+    """Out-of-fold R² of a ridge regression.
+
+    Attributes:
+        mean: R² averaged over targets and seeds.
+        stderr: standard error of `mean` by a bootstrap over groups, each item's squared error being its mean over
+            seeds and the overall means of the targets held fixed.
+        per_target: [m] R² of each target, mean over seeds.
+        scores: [S, m] R² of each seed and target.
+        errors: [S, n, m] squared out-of-fold errors.
+        spread: [n, m] squared deviations from the overall mean.
+        groups: [n] group numbers.
+    """
+
+    mean: float
+    stderr: float
+    per_target: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    errors: NDArray[np.float64]
+    spread: NDArray[np.float64]
+    groups: NDArray[np.int64]
+
+
+def ridge_r2(
+    features: Features, targets: ArrayLike, groups: Groups = None, folds: int = 5, seeds: Sequence[int] = (0, 1, 2)
+) -> RidgeResult:
+    """R² of continuous targets by ridge regression on standardised frozen features, group-disjoint.
+
+    R² = 1 - sum of squared out-of-fold errors / sum of squared deviations from the overall mean; it is 0 for a guess
+    of the mean and negative for worse. Features are standardised on the training folds; the penalty is chosen per
+    target by inner group-disjoint 5-fold validation on the training folds alone.
+
+    Args:
+        features: [n, d] real numbers.
+        targets: [n] or [n, m] real numbers in any units.
+        groups: [n] group of each item; None makes every item its own group.
+        folds: at most the number of groups.
+        seeds: S seeds of the fold assignment.
+
+    Raises:
+        VidsslError: NaN, a constant target, too few groups, lengths that differ.
+    """
+    x = check_features(features)
+    y = _check_targets(targets, len(x))
+    members = check_groups(groups, len(x), folds)
+    if not seeds:
+        raise VidsslError("ridge_r2: no seeds given; one at least, e.g. (0, 1, 2)")
+    with threads_for(x):
+        errors = torch.stack([_errors(x, y, members, folds, seed) for seed in seeds])
+    return _result(errors.numpy(), ((y - y.mean(dim=0)) ** 2).numpy(), members)
+
+
+def pool_ridge(results: Sequence[RidgeResult]) -> RidgeResult:
+    """One result from several of the same items, e.g. of several random encoders: their errors are further seeds."""
+    first = results[0]
+    return _result(np.concatenate([result.errors for result in results]), first.spread, first.groups)
+
+
+def _result(errors: NDArray[np.float64], spread: NDArray[np.float64], groups: NDArray[np.int64]) -> RidgeResult:
+    r2 = 1 - errors.sum(axis=1) / spread.sum(axis=0)
+    stderr = _stderr(errors.mean(axis=0), spread, groups)
+    return RidgeResult(float(r2.mean()), stderr, r2.mean(axis=0), r2, errors, spread, groups)
+
+
+def _stderr(errors: NDArray[np.float64], spread: NDArray[np.float64], groups: NDArray[np.int64]) -> float:
+    """Standard error of the R² averaged over targets, over resampled groups; errors and spread [n, m]."""
+    member = np.unique(groups, return_inverse=True)[1]
+    counts = group_draws(int(member.max()) + 1)  # [resamples, G]
+
+    def sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        of_group = np.zeros((counts.shape[1], values.shape[1]))
+        np.add.at(of_group, member, values)
+        return np.asarray(counts @ of_group)
+
+    below = sums(spread)
+    drawn = (below > 0).all(axis=1)  # a draw of groups that all lie at the mean has no R²
+    return float((1 - sums(errors)[drawn] / below[drawn]).mean(axis=1).std(ddof=1))
+
+
+def _check_targets(targets: ArrayLike, n: int) -> Tensor:
+    y = torch.as_tensor(np.asarray(targets, dtype=np.float64))
+    y = y[:, None] if y.ndim == 1 else y
+    if y.ndim != 2 or len(y) != n:
+        raise VidsslError(f"ridge_r2: expected targets [n] or [n, m] for {n} items, got shape {tuple(y.shape)}")
+    if not torch.isfinite(y).all():
+        raise VidsslError("ridge_r2: the targets hold NaN or infinity; leave those items out")
+    constant = (y.amax(dim=0) == y.amin(dim=0)).nonzero().flatten().tolist()
+    if constant:
+        raise VidsslError(f"ridge_r2: target {constant[0]} has one value only; R² is not defined for it, leave it out")
+    return y
+
+
+def _errors(x: Tensor, y: Tensor, groups: NDArray[np.int64], folds: int, seed: int) -> Tensor:
+    """Squared out-of-fold errors [n, m]."""
+    fold = group_folds(groups, folds, seed)
+    errors = torch.empty_like(y)
+    for number in range(folds):
+        train, test = torch.as_tensor(fold != number), torch.as_tensor(fold == number)
+        basis = Basis.fit(x[train], x[test])
+        weights = _best(basis, y[train], groups[fold != number])
+        errors[test] = (with_ones(basis.test) @ weights - y[test]) ** 2
+    return errors
+
+
+def _best(basis: Basis, y: Tensor, groups: NDArray[np.int64]) -> Tensor:
+    """[r + 1, m] weights, the penalty chosen per target by inner validation."""
+    strengths = torch.tensor(STRENGTHS, dtype=y.dtype)
+    inner = torch.as_tensor(group_folds(groups, min(INNER_FOLDS, len(np.unique(groups))), seed=0))
+    loss = y.new_zeros(len(strengths), y.shape[1])
+    for number in range(int(inner.max()) + 1):
+        held_out = inner == number
+        weights = fit_ridge(basis, y, rows=~held_out, strengths=strengths)  # [L, r + 1, m]
+        loss += ((with_ones(basis.train)[held_out] @ weights - y[held_out]) ** 2).sum(dim=1)
+    weights = fit_ridge(basis, y, rows=torch.ones(len(y), dtype=torch.bool), strengths=strengths)
+    return weights.gather(0, loss.argmin(dim=0).view(1, 1, -1).expand(1, weights.shape[1], -1))[0]
