@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import av.stream
 import numpy as np
 
 from vidssl.errors import VidsslError
@@ -147,14 +148,21 @@ def open_video(path: str | Path) -> Any:
         raise VidsslError(
             f"{path}: can't be opened as a video ({reason(error)}); is it cut short, or no video?"
         ) from error
-    if not container.streams.video:
-        kinds = sorted({stream.type for stream in container.streams})
+    stream = video_stream(container)
+    if stream is None:
+        kinds = ["cover picture" if stream.type == "video" else stream.type for stream in container.streams]
         container.close()
-        raise VidsslError(f"{path}: no video stream; it holds only {', '.join(kinds) or 'nothing'}")
-    if container.streams.video[0].codec_context is None:
+        raise VidsslError(f"{path}: no video stream; it holds only {', '.join(sorted(set(kinds))) or 'nothing'}")
+    if stream.codec_context is None:
         container.close()
         raise VidsslError(f"{path}: no decoder for its video stream; re-encode it, e.g. to H.264")
     return container
+
+
+def video_stream(container: Any) -> Any:
+    """The first video stream that is no cover picture; None when there is none."""
+    covers = av.stream.Disposition.attached_pic
+    return next((stream for stream in container.streams.video if not stream.disposition & covers), None)
 
 
 def reason(error: BaseException) -> str:
@@ -172,7 +180,7 @@ def index_video(path: str | Path) -> VideoIndex:
     """
     try:
         with open_video(path) as container:
-            table, first = _read_packets(path, container, container.streams.video[0])
+            table, first = _read_packets(path, container, video_stream(container))
     except av.FFmpegError as error:
         raise VidsslError(f"{path}: can't be read ({reason(error)})") from error
     time_base, codec = table.time_base, table.codec
@@ -199,6 +207,7 @@ class _Packets:
     key: list[bool]
     hidden: list[bool]  # decoded but not shown
     delay: int
+    container: str
     time_base: Fraction
     codec: str
 
@@ -210,6 +219,8 @@ class _Packets:
             stamps = [
                 self.stamps[position][1] if pts is None else pts for position, pts in zip(shown, stamps, strict=True)
             ]
+        if self.container == "avi" and self.delay:  # AVI stores no pts: with B-frames they are guesses
+            stamps.append(None)
         if None in stamps or len(set(stamps)) != len(stamps):
             return np.zeros(0, np.int64), np.zeros(0, np.int64), True
         pts, positions = np.array(stamps, dtype=np.int64), np.array(shown, dtype=np.int64)
@@ -251,7 +262,8 @@ def _read_packets(path: str | Path, container: Any, stream: Any) -> tuple[_Packe
     first = first or next(iter(context.decode(None)), None)
     if first is None:
         raise VidsslError(f"{path}: no frame of it can be decoded")
-    return _Packets(stamps, key, hidden, context.has_b_frames, stream.time_base, codec), first
+    kind = container.format.name.split(",")[0]
+    return _Packets(stamps, key, hidden, context.has_b_frames, kind, stream.time_base, codec), first
 
 
 def _check_length(path: str | Path, container: Any, stream: Any, packets: int, end: float) -> None:
@@ -260,9 +272,9 @@ def _check_length(path: str | Path, container: Any, stream: Any, packets: int, e
     listed = len(stream.index_entries)
     if kind == "mov" and packets < listed:
         raise VidsslError(f"{path}: cut short: holds {packets} of the {listed} frames that its table lists")
-    whole = (container.duration or 0) / av.time_base
+    whole = float(stream.frames * stream.time_base) if kind == "avi" else (container.duration or 0) / av.time_base
     frame = float(1 / stream.average_rate) if stream.average_rate else 0.1
-    if kind == "matroska" and whole - end > frame + max(0.1, 0.02 * whole):
+    if kind in ("matroska", "avi") and whole - end > frame + max(0.1, 0.02 * whole):
         raise VidsslError(f"{path}: cut short: holds {end:.2f} of {whole:.2f} s ({packets} frames)")
     if kind == "gif":
         with open(path, "rb") as file:
@@ -274,7 +286,7 @@ def _check_length(path: str | Path, container: Any, stream: Any, packets: int, e
 def _counted_pts(path: str | Path) -> np.ndarray:
     """Presentation stamps from decoding everything: the frames' own, or else their decoding stamps put in order."""
     with open_video(path) as container:
-        stream = container.streams.video[0]
+        stream = video_stream(container)
         stamps = [(frame.pts, frame.dts) for frame in container.decode(stream)]
         rate, time_base = stream.guessed_rate or stream.average_rate, stream.time_base
     pts = [stamp[0] for stamp in stamps]

@@ -25,7 +25,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from vidssl.errors import VidsslError
 
-from .packets import ReadPlan, Segment, Turn, VideoIndex, index_video, open_video, reason
+from .packets import ReadPlan, Segment, Turn, VideoIndex, index_video, open_video, reason, video_stream
 
 if TYPE_CHECKING:
     import torch
@@ -145,7 +145,7 @@ class _Decoder:
 
     def _open(self) -> None:
         self._container = open_video(self._path)
-        self._stream = self._container.streams.video[0]
+        self._stream = video_stream(self._container)
         context = self._stream.codec_context
         context.thread_count = self._threads
         context.thread_type = "AUTO"
@@ -273,8 +273,10 @@ def _picture(reformatter: VideoReformatter, frame: Any, turn: Turn, native: bool
         change = f"from {width}x{height} to {frame.width}x{frame.height}"
         raise VidsslError(f"the picture changes {change} within the video; give a size to scale to")
     smaller = frame.height >= height and frame.width >= width
-    # AREA is a box filter: no aliasing, at 0.97 of the speed of decoding alone. Upwards it would repeat pixels.
-    scaler = Interpolation.AREA if smaller else Interpolation.BILINEAR
+    # AREA is a box filter, without aliasing. Shrinking 1280x720 to 112x112 takes 0.4 ms, beside 1 to 3 ms of decoding;
+    # FAST_BILINEAR takes 0.1 ms, but looks at few of the pixels. Upwards AREA would repeat pixels.
+    # FULL_CHR_H_INT gives every pixel its own colour; without it pairs share one, and white comes out as 253.
+    scaler = (Interpolation.AREA if smaller else Interpolation.BILINEAR) | Interpolation.FULL_CHR_H_INT
     rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation=scaler, dst_color_range=FULL, threads=1)
     plane = rgb.planes[0]
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[:height, : width * 3]
