@@ -56,10 +56,17 @@ class Architecture:
 
 
 @dataclass(frozen=True)
-class PixelBudget:
-    """How long the pixels arm trains: exactly one of optimiser steps (repeatable) and minutes (measured)."""
+class Budget:
+    """How long clones train.
 
-    steps: int | None = 1500
+    Attributes:
+        head: optimiser steps of a head on cached features.
+        pixels: optimiser steps of the pixels arm (repeatable), or
+        minutes: instead, as many as fit in this time.
+    """
+
+    head: int = 1500
+    pixels: int | None = 1500
     minutes: float | None = None
 
 
@@ -85,7 +92,7 @@ def cloned_arm(
     learned: FeatureExtractor | None,
     demos: Demonstrations,
     config: CloningConfig,
-    budget: PixelBudget,
+    budget: Budget,
 ) -> tuple[MakeController, dict[str, Any]]:
     """Clone one arm; returns what makes its controllers, and facts of the fit (see `cloning.Fit`).
 
@@ -96,11 +103,11 @@ def cloned_arm(
     """
     if name == "pixels":
         untrained = architecture.untrained(config.seed)
-        controller, fit = clone_pixels(untrained, demos, config, steps=budget.steps, minutes=budget.minutes)
+        controller, fit = clone_pixels(untrained, demos, config, steps=budget.pixels, minutes=budget.minutes)
     elif name == "random-encoder":
-        controller, fit = clone_features(architecture.untrained(config.seed), demos, config)
+        controller, fit = clone_features(architecture.untrained(config.seed), demos, config, budget.head)
     elif learned is not None:
-        controller, fit = clone_features(learned, demos, config)
+        controller, fit = clone_features(learned, demos, config, budget.head)
     else:
         raise VidsslError(
             "the arm `learned` needs a RUN: pass the --out folder of `vidssl pretrain`, or leave the arm out"

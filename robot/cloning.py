@@ -25,6 +25,7 @@ from vidssl.features import FeatureExtractor
 
 from .controllers import CloneController, Head
 from .episodes import Recording
+from .threads import one_thread
 
 CONTEXT_WINDOW = 16  # frames a context is trained through in the pixels arm
 
@@ -99,7 +100,7 @@ def load_demonstrations(recording: Recording, count: int | None = None) -> Demon
 
 
 def clone_features(
-    extractor: FeatureExtractor, demos: Demonstrations, config: CloningConfig, steps: int = 3000
+    extractor: FeatureExtractor, demos: Demonstrations, config: CloningConfig, steps: int = 1500
 ) -> tuple[CloneController, Fit]:
     """Clone on frozen features: the encoder sees every frame once, only the head is trained.
 
@@ -108,7 +109,7 @@ def clone_features(
     started = time.perf_counter()
     inputs = torch.cat([encode_episodes(extractor, demos), demos.proprio], dim=1)
     train, heldout = split_episodes(demos.first, config)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), one_thread():
         torch.manual_seed(config.seed)
         head = _new_head(inputs[train], demos, config)
         fit = _train(

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -17,13 +17,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 
 from vidssl.errors import VidsslError
 from vidssl.evaluate.intervals import group_bootstrap, paired_difference, wilson
 
 from .controllers import Controller
 from .pixels import episode_seed, make_env
+from .threads import one_thread
 
 MakeController = Callable[[gym.Env[Any, Any]], Controller]
 CHUNK = 5  # episodes a process takes at a time
@@ -245,14 +245,3 @@ def compare(a: Sequence[EpisodeResult], b: Sequence[EpisodeResult]) -> dict[str,
 
 def _independent(seeds: Sequence[int]) -> bool:
     return len(set(seeds)) == len(seeds)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread: the sums of a controller do not depend on the machine's load or cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -4,6 +4,7 @@ A pixel environment observes a uint8 image [H,W,3], bare or as the entry `image`
 (float [P]) is used when there is one.
 """
 
+import importlib
 import inspect
 from typing import Any
 
@@ -99,8 +100,11 @@ def _parameters(env_id: str) -> set[str]:
     """Names of the parameters of the environment's constructor."""
     register()
     ours = sorted(name for name in gym.registry if name.startswith("vidssl/"))
+    module, _, name = env_id.rpartition(":")
     try:
-        spec = gym.spec(env_id)
+        if module:
+            importlib.import_module(module)
+        spec = gym.spec(name)
     except (gym.error.Error, ModuleNotFoundError) as error:
         message = f"{unknown_name('environment', env_id, ours)}; any other gymnasium id with camera images works too"
         raise VidsslError(f"{message} ({error})") from None

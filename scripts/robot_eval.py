@@ -52,6 +52,8 @@ class Config:
     """of cloning (head, batches, random encoder): every one is trained and evaluated"""
     encoder: str = "control"
     """architecture of the untrained arms when there is no run to take it from"""
+    head_steps: int = 1500
+    """optimiser steps of the heads on frozen features"""
     pixel_steps: int = 1500
     """optimiser steps of the arm `pixels`; repeatable"""
     pixel_minutes: float | None = None
@@ -84,10 +86,9 @@ def run(config: Config) -> dict[str, Any]:
         raise VidsslError(f"need episodes >= 1 and distinct seeds, got {config.episodes} and {config.seeds}")
     if config.run is None and "learned" in config.arms:
         raise VidsslError("the arm `learned` needs a RUN: pass the --out folder of `vidssl pretrain`, or choose --arms")
-    config.out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    learned, architecture = _encoder(config)
-    recording = _demonstrations(config)
+    learned, architecture, image_size = _encoder(config)
+    recording = _demonstrations(config, image_size)
     outcomes, cloning, timings = _evaluate_arms(config, learned, architecture, recording)
     results = _results(config, architecture, learned, recording, outcomes, cloning)
     results["timings"] = timings | {"total_seconds": time.perf_counter() - started}
@@ -99,22 +100,24 @@ def run(config: Config) -> dict[str, Any]:
     return results
 
 
-def _encoder(config: Config) -> "tuple[FeatureExtractor | None, Architecture]":
-    """The run's encoder, if there is a run, and the architecture that the untrained arms share with it."""
+def _encoder(config: Config) -> "tuple[FeatureExtractor | None, Architecture, tuple[int, int]]":
+    """The run's encoder, if there is a run; the architecture the untrained arms share with it; the camera's size."""
     from vidssl.features import load_encoder
     from vidssl.robot.arms import Architecture
     from vidssl.robot.pixels import find_image, make_env
 
-    if config.run is not None:
-        learned = load_encoder(config.run)
-        return learned, Architecture.of(learned)
     env = make_env(config.env, "test", config.size)
     height, width = find_image(env.observation_space).shape[:2]
     env.close()
-    return None, Architecture(config.encoder, (height, width))
+    if config.run is not None:
+        learned = load_encoder(config.run)
+        return learned, Architecture.of(learned), (height, width)
+    architecture = Architecture(config.encoder, (height, width))
+    architecture.untrained(0)  # an unknown name is an error now, not after the demonstrations
+    return None, architecture, (height, width)
 
 
-def _demonstrations(config: Config) -> "Recording":
+def _demonstrations(config: Config, image_size: tuple[int, int]) -> "Recording":
     """The recording named by --demos, checked; or one of this command's own, continued if it was interrupted."""
     from vidssl.robot.episodes import open_recording
     from vidssl.robot.recording import record
@@ -133,6 +136,11 @@ def _demonstrations(config: Config) -> "Recording":
     for key, wanted in {"env": config.env, "policy": "expert", "split": "train"}.items():
         if recording.meta[key] != wanted:
             raise VidsslError(f"{config.demos}: {key} is {recording.meta[key]!r}, needed {wanted!r}; record others")
+    (height, width), seen = image_size, recording.meta["image_size"]
+    if list(image_size) != seen:
+        raise VidsslError(
+            f"{config.demos}: images of {seen[0]}x{seen[1]}, the environment gives {height}x{width}; change --size"
+        )
     return recording
 
 
@@ -142,12 +150,12 @@ def _evaluate_arms(
     """Episodes per arm (all cloning seeds one after the other), facts of the clones, seconds."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from vidssl.robot.arms import CLONED, PixelBudget, cloned_arm, scripted_arm
+    from vidssl.robot.arms import CLONED, Budget, cloned_arm, scripted_arm
     from vidssl.robot.cloning import CloningConfig, load_demonstrations
     from vidssl.robot.evaluate import Evaluator
 
     demos = load_demonstrations(recording, config.demo_episodes)
-    budget = PixelBudget(None if config.pixel_minutes else config.pixel_steps, config.pixel_minutes)
+    budget = Budget(config.head_steps, None if config.pixel_minutes else config.pixel_steps, config.pixel_minutes)
     outcomes: dict[str, list[EpisodeResult]] = {}
     cloning: dict[str, list[dict[str, Any]]] = {}
     timings: dict[str, Any] = {arm: {} for arm in config.arms}

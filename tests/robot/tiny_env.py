@@ -12,7 +12,7 @@ import numpy as np
 class TinyEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
     """A dot at (x, y) in -1..1 moves by the action; success within 0.15 of the target.
 
-    Failure at the border, or at step 30.
+    Failure at the border, or at step 40.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
@@ -38,12 +38,12 @@ class TinyEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         if self.raise_at == self.count:
             raise RuntimeError("the simulation diverged")
-        self.velocity = 0.2 * np.clip(action, -1, 1)
+        self.velocity = 0.08 * np.clip(action, -1, 1)
         self.dot = self.dot + self.velocity
         self.count += 1
         distance = float(np.linalg.norm(self.target - self.dot))
         success, out = distance < 0.15, bool((np.abs(self.dot) > 1).any())
-        late = self.count >= 30 and not (success or out)
+        late = self.count >= 40 and not (success or out)
         failure = "border" if out and not success else "time-out" if late else None
         return self._observe(), -distance, success or out, late, {"success": success, "failure": failure}
 
@@ -67,7 +67,7 @@ class TinyExpert:
         self.env: Any = env.unwrapped
 
     def __call__(self, observation: Any, info: dict[str, Any]) -> np.ndarray:
-        return np.clip((self.env.target - self.env.dot) / 0.2, -1, 1).astype(np.float32)
+        return np.clip((self.env.target - self.env.dot) / 0.3, -1, 1).astype(np.float32)
 
 
 def blind(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
