@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from vidssl.evaluate.arms import Arm, Row
     from vidssl.features import FeatureExtractor
 
+FEWEST_VIDEOS = 20  # below, folds are too small for 10 neighbours, and a standard error exceeds 0.1
+
 
 @dataclass
 class Config:
@@ -151,6 +153,10 @@ def read_task(config: Config) -> Task:
         raise VidsslError(
             f"{config.data}: {len(videos)} videos without labels; put each class into a subfolder (walk/a.mp4,"
             " run/b.mp4), or pass a list file with a line path,label a video, or numbers to predict with --targets"
+        )
+    if len(videos) < FEWEST_VIDEOS:
+        raise VidsslError(
+            f"{config.data}: {len(videos)} videos are too few to judge features by; give {FEWEST_VIDEOS} at the least"
         )
     groups = None if config.groups is None else read_groups(config.groups, videos)
     if config.seeds < 1 or config.random_encoders < 1:

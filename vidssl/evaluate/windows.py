@@ -19,7 +19,7 @@ def spread_windows(n_frames: int, frames: int, stride: int, count: int) -> NDArr
         0123456789…    frames 3, stride 2, count 3, of 12 frames
         x.x.x.......   x...x.x.x..  .......x.x.x  (first at the beginning, last at the end, overlaps allowed)
 
-    Windows that would be the same are given once; a video shorter than a window is one window of what there is.
+    Windows that would be the same are given once; in a video too short for a window they are as long as it allows.
 
     Raises:
         VidsslError: a number below 1.

@@ -1,0 +1,110 @@
+"""`vidssl evaluate`: the table, the report, and answers to bad input."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_run import write_run, write_videos
+
+from vidssl.errors import VidsslError
+from vidssl.scripts.cli import main as vidssl
+from vidssl.scripts.evaluate import main
+
+FEW = ["--folds", "3", "--seeds", "2", "--random-encoders", "2", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("runs") / "mine")
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_videos(tmp_path_factory.mktemp("videos"))
+
+
+def test_report_of_labelled_videos(run: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(run), str(videos), "--groups", str(videos / "sources.csv"), "--out", str(tmp_path), *FEW])
+    report = json.loads((tmp_path / "evaluation.json").read_text())
+    rows = {row["features"]: row for row in report["rows"]}
+    assert list(rows) == ["cpc", "random encoder", "raw pixels", "frame differences"]
+    assert rows["frame differences"]["linear"]["mean"] > 0.9  # motion is all that differs
+    assert rows["raw pixels"]["dim"] == 2 * 3 * 32 * 32
+    assert len(rows["random encoder"]["linear"]["scores"]) == 4  # two encoders, two seeds
+    assert [len(folds) for folds in rows["cpc"]["knn"]["scores"]] == [3, 3]
+    assert rows["raw pixels"]["linear"]["lead_of_first"]["mean"] == pytest.approx(
+        rows["cpc"]["linear"]["mean"] - rows["raw pixels"]["linear"]["mean"]
+    )
+    assert report["chance"] == 0.5
+    assert report["left_out"] == {}
+    assert (tmp_path / "evaluation.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluation.json", "evaluation.png"]
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "3 folds, 2 seeds, disjoint in 10 groups" in shown
+    assert "videos: 20, of which 1 bear the name of one the run was trained on" in shown
+    assert "windows of 4 frames (stride 2, 32x32)" in shown
+    assert "chance (largest class) 0.500" in shown
+
+
+def test_targets_without_labels_and_groups(
+    run: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = tmp_path / "list.csv"
+    names = [f"{label}/{number}" for label in ("still", "moving") for number in range(10)]
+    listed.write_text("\n".join(f"{videos}/{name}.mp4" for name in names))
+    speeds = tmp_path / "speed.csv"
+    rows = [f"{videos}/{name}.mp4,{3 * name.startswith('moving')},{i}" for i, name in enumerate(names)]
+    speeds.write_text("path,speed,noise\n" + "\n".join(rows))
+    main([str(run), str(listed), "--targets", str(speeds), "--out", str(tmp_path / "out"), "--workers", "0", *FEW])
+    report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    rows_by_name = {row["features"]: row for row in report["rows"]}
+    assert rows_by_name["frame differences"]["ridge_r2"]["targets"]["speed"] > 0.6
+    assert "linear" not in rows_by_name["cpc"]
+    assert report["chance"] is None
+    assert "each video a group of its own" in " ".join(capsys.readouterr().out.split())
+
+
+def test_unreadable_videos_are_named_and_left_out(run: Path, tmp_path: Path) -> None:
+    videos = write_videos(tmp_path / "videos", each=10)
+    whole = (videos / "still" / "3.mp4").read_bytes()
+    (videos / "still" / "3.mp4").write_bytes(whole[:100])
+    main([str(run), str(videos), "--out", str(tmp_path / "out"), "--workers", "0", *FEW])
+    report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert list(report["left_out"]) == ["still/3.mp4"]
+    assert len(report["rows"]) == 4
+    with pytest.raises(VidsslError, match=r"1 of 20 videos can't be used"):
+        main([str(run), str(videos), "--out", str(tmp_path / "out"), "--workers", "0", "--max-failed", "0.01", *FEW])
+
+
+def test_mistakes_are_answered_before_decoding(run: Path, videos: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "flat.csv"
+    flat.write_text("\n".join(str(path) for path in sorted(videos.rglob("*.mp4"))))
+    one = tmp_path / "one.csv"
+    one.write_text("\n".join(f"{path},same" for path in sorted(videos.rglob("*.mp4"))))
+    few = tmp_path / "few.csv"
+    few.write_text("\n".join(one.read_text().splitlines()[:5]))
+    words = tmp_path / "words.csv"
+    words.write_text("path,speed\n" + "\n".join(f"{p.relative_to(videos)},fast" for p in videos.rglob("*.mp4")))
+    short = tmp_path / "short.csv"
+    short.write_text("path,speed\nstill/0.mp4,1\n")
+    cases = [
+        ([str(run), str(flat)], "20 videos without labels; put each class into a subfolder"),
+        ([str(run), str(one)], "two classes"),
+        ([str(run), str(videos / "still")], "without labels"),
+        ([str(run), str(few)], "5 videos are too few"),
+        ([str(run), str(videos), "--groups", str(videos / "sources.csv"), "--folds", "11"], "10 groups can't make 11"),
+        ([str(run), str(videos), "--targets", str(words)], "not a number"),
+        ([str(run), str(videos), "--targets", str(short)], "no row for 19 of 20"),
+        ([str(run), str(videos), "--targets", str(tmp_path / "none.csv")], "no such file"),
+        ([str(run), str(videos), "--seeds", "0"], "at least 1"),
+        ([str(run), str(videos), "--device", "tpu"], "auto, cpu, cuda"),
+        ([str(tmp_path), str(videos)], "no run folder"),
+    ]
+    for arguments, message in cases:
+        with pytest.raises(VidsslError, match=message):
+            main(arguments)
+
+
+def test_a_mistake_is_one_line_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert vidssl(["evaluate", str(tmp_path), str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
