@@ -38,9 +38,9 @@ FEWEST_VIDEOS = 20  # below, folds are too small for 10 neighbours, and a standa
 class Config:
     """See the text above."""
 
-    run: tyro.conf.Positional[Path]
+    run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
     """run folder, written by `vidssl pretrain`"""
-    data: tyro.conf.Positional[Path]
+    data: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DATA")]]
     """labelled videos: a folder of class subfolders, or a list file of path,label"""
     groups: Path | None = None
     """CSV with columns path and source (camera, scene, subject): splits never cut through a source"""

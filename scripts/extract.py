@@ -44,9 +44,9 @@ PART = 256  # frames decoded and encoded at a time
 class Config:
     """See the text above."""
 
-    run: tyro.conf.Positional[Path]
+    run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
     """run folder, written by `vidssl pretrain`"""
-    data: tyro.conf.Positional[Path]
+    data: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DATA")]]
     """videos: a folder, a list file or one video"""
     out: Path
     """the .safetensors file to write"""
