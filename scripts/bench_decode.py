@@ -111,7 +111,7 @@ def torchcodec(clip: Clip) -> np.ndarray:
 
 
 def decord(clip: Clip) -> np.ndarray:
-    import decord
+    import decord  # type: ignore[import-not-found]
 
     reader = decord.VideoReader(clip.path, width=clip.size, height=clip.size, num_threads=1)
     return reader.get_batch(clip.numbers).asnumpy()

@@ -7,12 +7,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from footage import picture, pixels, sequential, write_video
 
 from vidssl.datasets.packets import JUMP
 from vidssl.datasets.video import VideoReader, index_video, spread_frames
 from vidssl.errors import VidsslError
-
-from footage import picture, pixels, sequential, write_video
 
 OPEN_GOP = "keyint=12:bframes=3:b-adapt=0:scenecut=0:open-gop=1:log-level=-1"
 B_FRAMES = {"bf": "3", "g": "12", "b_strategy": "0", "sc_threshold": "0"}
