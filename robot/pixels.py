@@ -6,6 +6,7 @@ A pixel environment observes a uint8 image [H,W,3], bare or as the entry `image`
 
 import importlib
 import inspect
+from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
@@ -80,6 +81,10 @@ def make_env(
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
+    # Torch imports triton when the first optimiser is made. Its LLVM crashes the process when it is loaded after the
+    # LLVM of Mesa's software renderer; the other way round works.
+    with suppress(ImportError):
+        importlib.import_module("triton")
     parameters = _parameters(env_id)
     options: dict[str, Any] = {"split": split} if "split" in parameters else {}
     if size is not None:

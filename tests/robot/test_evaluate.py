@@ -1,5 +1,7 @@
 """Paired, repeatable episodes; whatever goes wrong in one is written down and the rest goes on."""
 
+import subprocess
+import sys
 from typing import Any
 
 import gymnasium as gym
@@ -177,3 +179,12 @@ def test_options_an_environment_does_not_have() -> None:
 def test_no_expert_is_an_error() -> None:
     with pytest.raises(VidsslError, match="unknown expert"):
         evaluate_policy(ExpertController, TINY, 1)
+
+
+def test_training_after_rendering() -> None:
+    """Mesa's software renderer and triton, which torch's optimisers import, each bring an LLVM: this once crashed."""
+    code = (
+        "from vidssl.robot.pixels import make_env; env = make_env('vidssl/Rover-v0', 'train'); env.reset(seed=0)\n"
+        "import torch; torch.optim.AdamW(torch.nn.Linear(2, 2).parameters()); env.close()"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
