@@ -1,5 +1,7 @@
 """Record episodes of an environment: the camera as MP4, actions and outcomes beside it.
 
+Example:
+
     vidssl record vidssl/Rover-v0 --episodes 80 --noise 0.3 --out demos
     vidssl pretrain demos/episodes --out runs/rover
 
@@ -18,7 +20,7 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 @dataclass(frozen=True)
 class Config:
-    env: tyro.conf.Positional[str]
+    env: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="ENV")]]
     """gymnasium id, e.g. vidssl/Rover-v0; "module:Name-v0" imports the module first"""
     out: Path
     """folder for the episodes"""

@@ -1,7 +1,9 @@
 """Judge features by the policies built on them.
 
+Example:
+
     vidssl robot-eval runs/rover --env vidssl/Rover-v0 --episodes 100 --out runs/rover/eval
-    vidssl robot-eval --arms random random-encoder pixels expert --episodes 50     (no run yet: the baselines)
+    vidssl robot-eval --arms random random-encoder pixels expert        (the baselines alone: no run needed)
 
 Demonstrations of the expert on training layouts are recorded (or read: --demos), every arm clones the same ones, and
 all arms drive the same test layouts. --out gets results.json (every episode, seed and version; the same command gives
@@ -9,6 +11,7 @@ the same file again, apart from `timings`), success.png, videos of the best, med
 arm, and a film strip.
 """
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -32,7 +35,7 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 @dataclass(frozen=True)
 class Config:
-    run: tyro.conf.Positional[Path | None] = None
+    run: tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="RUN")]] = None
     """folder of a run, for the arm `learned`"""
     env: str = "vidssl/Rover-v0"
     """gymnasium id of an environment with camera images"""
@@ -91,6 +94,7 @@ def run(config: Config) -> dict[str, Any]:
     recording = _demonstrations(config, image_size)
     outcomes, cloning, timings = _evaluate_arms(config, learned, architecture, recording)
     results = _results(config, architecture, learned, recording, outcomes, cloning)
+    timings |= {"pretraining_seconds": _pretraining_seconds(config.run)}
     results["timings"] = timings | {"total_seconds": time.perf_counter() - started}
     write_json(config.out / "results.json", results)
     print_table(results)
@@ -115,6 +119,15 @@ def _encoder(config: Config) -> "tuple[FeatureExtractor | None, Architecture, tu
     architecture = Architecture(config.encoder, (height, width))
     architecture.untrained(0)  # an unknown name is an error now, not after the demonstrations
     return None, architecture, (height, width)
+
+
+def _pretraining_seconds(run: Path | None) -> float | None:
+    """What the run's metrics say was spent on learning the features, which no other arm had; None if they do not."""
+    metrics = None if run is None else run / "metrics.jsonl"
+    if metrics is None or not metrics.is_file():
+        return None
+    seconds = [json.loads(line).get("seconds") for line in metrics.read_text().splitlines()]
+    return max((float(value) for value in seconds if value is not None), default=None)
 
 
 def _demonstrations(config: Config, image_size: tuple[int, int]) -> "Recording":

@@ -44,6 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "output": "encoder",
     }
     write_config(folder / "run", config)
+    (folder / "run" / "metrics.jsonl").write_text('{"step": 1, "seconds": 5.0}\n{"step": 2, "seconds": 61.5}\n')
     write_model(folder / "run", {f"encoder.{k}": v for k, v in extractor.encoder.state_dict().items()})
     return folder
 
@@ -81,6 +82,7 @@ def test_all_arms_on_the_same_layouts(results: dict[str, Any]) -> None:
     assert [fit["seed"] for fit in results["arms"]["pixels"]["cloning"]] == [0, 1]
     assert [fit["steps"] for fit in results["arms"]["pixels"]["cloning"]] == [5, 5]
     assert results["demonstrations"]["episodes"] == 12
+    assert results["timings"]["pretraining_seconds"] == 61.5
     assert results["demonstrations"]["facts"]["split"] == "train"
 
 
