@@ -35,6 +35,11 @@ def main(argv: list[str] | None = None) -> int:
     except VidsslError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a folder that can't be made, a disk that is full
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}; choose another path or mend it", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

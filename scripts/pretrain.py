@@ -13,11 +13,13 @@ The run folder then holds config.json, model.safetensors, metrics.jsonl and tens
 
 import ast
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+
+from vidssl.errors import VidsslError, unknown_name
 
 
 @dataclass
@@ -87,8 +89,7 @@ def run(config: Config) -> int:
     """Train as configured; the function behind the command."""
     import torch
 
-    from vidssl.datasets.clips import ClipLoader, ClipSpec
-    from vidssl.datasets.files import find_videos
+    from vidssl.datasets.clips import manifest_hash
     from vidssl.encoders import build_encoder
     from vidssl.methods import find_method
     from vidssl.train import Budget, TrainConfig, fit, make_fabric
@@ -106,7 +107,155 @@ def run(config: Config) -> int:
         checkpoint_every=config.checkpoint_every,
         monitor_every=config.monitor_every,
     )
-    videos = find_videos(config.data)
     fabric = make_fabric(config.device, config.devices, config.precision)
     torch.manual_seed(config.seed)
     method = method_class(build_encoder(config.encoder, size), method_class.default_views(size), **options)
+    source = open_source(config, fabric)
+    loader = make_loader(config, source, fabric)
+    manifest = loader.manifest()
+    run_config = {
+        "encoder": {"name": config.encoder, "dim": method.encoder.dim},
+        "context": None if method.context is None else {"name": method.context.name, "dim": method.context.dim},
+        "output": method.output,
+        "image_size": list(size),
+        "fps": clip_rate(loader.videos, config.stride),
+        "clip": {"frames": config.frames, "stride": config.stride, "batch_size": config.batch_size},
+        "method": {"name": config.method, "options": options, "views": asdict(method.views)},
+        "data": {"hash": manifest_hash(manifest), "manifest": manifest},
+        "seed": config.seed,
+    }
+    outcome = fit(
+        fabric,
+        method,
+        loader,
+        config.out,
+        budget,
+        train,
+        run_config=run_config,
+        resume=config.resume,
+        monitor=make_monitor(config, source, loader) if fabric.is_global_zero else None,
+    )
+    return report(config, outcome, fabric)
+
+
+def open_source(config: Config, fabric: Any) -> Any:
+    """The videos of `config.data`: a list of files, or the packed cache of them, built where there is none."""
+    from vidssl.datasets.cache import PackedCache
+    from vidssl.datasets.files import find_videos
+
+    videos = find_videos(config.data)
+    if config.cache is None:
+        return videos
+    with fabric.rank_zero_first():
+        return PackedCache.build(
+            videos,
+            config.cache,
+            config.size,
+            quarantine=_quarantine(config, fabric),
+            workers=config.workers,
+            deadline=config.deadline,
+            progress=fabric.is_global_zero,
+        )
+
+
+def make_loader(config: Config, source: Any, fabric: Any) -> Any:
+    """This process's share of the batches."""
+    from vidssl.datasets.clips import ClipLoader, ClipSpec
+
+    return ClipLoader(
+        source,
+        ClipSpec(config.frames, config.stride, config.size),
+        config.batch_size,
+        config.seed,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+        workers=config.workers,
+        deadline=config.deadline,
+        quarantine=_quarantine(config, fabric),
+        progress=fabric.is_global_zero,
+    )
+
+
+def _quarantine(config: Config, fabric: Any) -> Any:
+    from vidssl.datasets.quarantine import Quarantine
+
+    return Quarantine(config.out / "quarantine.csv" if fabric.is_global_zero else None, config.max_failed)
+
+
+def make_monitor(config: Config, source: Any, loader: Any) -> Any:
+    """The online probe on the middle clip of up to 256 videos spread over the data."""
+    import torch
+
+    from vidssl.datasets.files import VideoFile, read_groups
+    from vidssl.datasets.video import spread_frames
+    from vidssl.evaluate.online import OnlineProbe
+
+    chosen = [loader.videos[i] for i in spread_frames(len(loader.videos), min(256, len(loader.videos)))]
+    clips = torch.stack([_middle_clip(config, source, video) for video in chosen])
+    labels = [video.label for video in chosen]
+    groups = None
+    if config.groups is not None:
+        groups = read_groups(config.groups, [VideoFile(Path(v.name), v.name, v.label) for v in chosen])
+    return OnlineProbe(clips, None if None in labels else labels, groups)
+
+
+def _middle_clip(config: Config, source: Any, video: Any) -> Any:
+    """The clip in the middle of a video: uint8 [T,C,H,W]."""
+    from vidssl.datasets.cache import PackedCache
+    from vidssl.datasets.video import VideoReader
+
+    span = (config.frames - 1) * config.stride + 1
+    first = (video.frames - span) // 2
+    frames = range(first, first + span, config.stride)
+    if isinstance(source, PackedCache):
+        return source.frames([held.name for held in source.videos].index(video.name), frames)
+    path = next(file.path for file in source if file.name == video.name)
+    with VideoReader(path, (config.size, config.size)) as reader:
+        return reader.read(frames)[0]
+
+
+def clip_rate(videos: Any, stride: int) -> float | None:
+    """Frames per second of the clips: that of the videos over the stride; None where they differ by over 10%."""
+    rates = [(video.frames - 1) / (video.times[-1] - video.times[0]) for video in videos if video.frames > 1]
+    if not rates or max(rates) > 1.1 * min(rates):
+        return None
+    return round(sorted(rates)[len(rates) // 2] / stride, 3)
+
+
+def method_options(method: Any, name: str, given: list[str]) -> dict[str, Any]:
+    """The settings of a method: its defaults, changed by `["name=value", …]`.
+
+    Raises:
+        VidsslError: something other than name=value, or a name that the method does not have (lists those it has).
+    """
+    known = {
+        p.name: p.default
+        for p in inspect.signature(method).parameters.values()
+        if p.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    options = dict(known)
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise VidsslError(f"--options: got {text!r}; write name=value; {name} has {', '.join(known)}")
+        if key not in known:
+            raise unknown_name(f"{name} option", key, known)
+        try:
+            options[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[key] = value
+    return options
+
+
+def report(config: Config, outcome: Any, fabric: Any) -> int:
+    """Say how it ended and what to do next; returns the exit status."""
+    if not fabric.is_global_zero:
+        return 0
+    if outcome.stopped_by:
+        print(
+            f"stopped by {outcome.stopped_by} at step {outcome.step}, saved; go on with the same command and --resume"
+        )
+        return {"SIGTERM": 143}.get(outcome.stopped_by, 130)
+    print(f"{outcome.step} steps in {outcome.seconds / 60:.1f} min -> {config.out}")
+    print(f"next: vidssl evaluate {config.out} DATA   or, in Python: vidssl.load_encoder({str(config.out)!r})")
+    return 0

@@ -1,15 +1,15 @@
 """The run folder: what training leaves behind, written so that a kill leaves the old file or the new one.
 
-    config.json          versioned: encoder, context, preprocessing, method, data and its hash, seed
-    model.safetensors    the exported encoder (and context)
-    trainer.pt           everything that resuming needs; tensors and plain values only
-    metrics.jsonl        one line a logged step
+config.json          versioned: encoder, context, preprocessing, method, data and its hash, seed
+model.safetensors    the exported encoder (and context)
+trainer.pt           everything that resuming needs; tensors and plain values only
+metrics.jsonl        one line a logged step
 """
 
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ RUN_VERSION = 1
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a path beside `path` to write; renames it to `path` when the block ends well, removes it when not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
@@ -33,7 +33,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise VidsslError(f"cannot write {path}: {error.strerror}; free some space or choose another --out") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -84,7 +85,9 @@ def read_model(run: str | Path) -> dict[str, Tensor]:
 
     path = Path(run) / "model.safetensors"
     if not path.is_file():
-        raise VidsslError(f"{path} is missing; the run has not saved a model yet: let `vidssl pretrain` reach a checkpoint")
+        raise VidsslError(
+            f"{path} is missing; the run has not saved a model yet: let `vidssl pretrain` reach a checkpoint"
+        )
     try:
         return load_file(path)
     except SafetensorError as error:

@@ -1,5 +1,7 @@
 """The one exception type that means "the user can mend this"."""
 
+from collections.abc import Iterable
+
 
 class VidsslError(Exception):
     """A mistake in input or settings. The message says what was got, what is allowed and what to do next.
@@ -8,7 +10,7 @@ class VidsslError(Exception):
     """
 
 
-def unknown_name(kind: str, got: str, known: object) -> VidsslError:
+def unknown_name(kind: str, got: str, known: Iterable[str]) -> VidsslError:
     """The error for a name that is in no registry: lists the valid ones.
 
     Args:
@@ -16,4 +18,5 @@ def unknown_name(kind: str, got: str, known: object) -> VidsslError:
         got: the name that was given.
         known: any iterable of valid names (a registry dict will do).
     """
-    return VidsslError(f"unknown {kind} {got!r}; the {kind}s here are: {', '.join(sorted(map(str, known)))}")  # type: ignore[call-overload]
+    plural = kind[:-1] + "ies" if kind.endswith("y") else kind + "s"
+    return VidsslError(f"unknown {kind} {got!r}; the {plural} here are: {', '.join(sorted(known))}")

@@ -55,13 +55,17 @@ class FeatureExtractor:
             raise VidsslError('output "context": this run exports no context; use output="encoder"')
         self.device = torch.device(device)
         self.encoder: Any = encoder.to(self.device).eval().requires_grad_(False)
-        self.context: Any = context.to(self.device).eval().requires_grad_(False) if output == "context" and context else None
+        self.context: Any = (
+            context.to(self.device).eval().requires_grad_(False) if output == "context" and context else None
+        )
         self.image_size, self.fps, self.output, self.config = image_size, fps, output, config or {}
-        self.dim: int = self.context.dim if self.context else self.encoder.dim
+        self.dim: int = (self.context or self.encoder).dim
         self.reset()
 
     @classmethod
-    def random(cls, name: str, size: tuple[int, int], seed: int = 0, device: str | torch.device = "cpu") -> "FeatureExtractor":
+    def random(
+        cls, name: str, size: tuple[int, int], seed: int = 0, device: str | torch.device = "cpu"
+    ) -> "FeatureExtractor":
         """An untrained encoder of architecture `name`: the baseline that every learned one must beat."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -96,7 +100,9 @@ class FeatureExtractor:
         """Forget what some of the parallel streams have seen: bool `[B]`, True where a new episode starts."""
         mask = torch.as_tensor(np.asarray(rows), dtype=torch.bool)
         if self._batch is None or mask.shape != (self._batch,):
-            raise VidsslError(f"reset_rows: expected bool [{self._batch}], got {tuple(mask.shape)}; call reset(batch=B) first")
+            raise VidsslError(
+                f"reset_rows: expected bool [{self._batch}], got {tuple(mask.shape)}; call reset(batch=B) first"
+            )
         self._fresh = mask if self._fresh is None else self._fresh | mask
 
     @torch.inference_mode()
@@ -106,13 +112,15 @@ class FeatureExtractor:
         single = frame.ndim == 3
         frames = frame[None] if single else frame
         if self._batch is not None and len(frames) != self._batch:
-            raise VidsslError(f"step: {self._batch} streams are running, got {len(frames)} frames; call reset(batch={len(frames)})")
+            raise VidsslError(
+                f"step: {self._batch} streams are running, got {len(frames)} frames; call reset(batch={len(frames)})"
+            )
         self._batch = len(frames)
         prepared = self._prepared(frames)
         if self._fresh is None or self._before is None:
             feature = self._advance(prepared)
         else:  # some streams start anew: run them apart, from nothing
-            feature = self._advance_some(prepared, self._fresh.to(self.device))
+            feature = self._advance_some(prepared, self._before, self._fresh.to(self.device))
         self._fresh = None
         return feature[0] if single else feature
 
@@ -123,9 +131,8 @@ class FeatureExtractor:
             feature, self._state = self.context.step(feature, self._state)
         return feature
 
-    def _advance_some(self, prepared: Tensor, fresh: Tensor) -> Tensor:
-        before = torch.where(fresh[:, None, None, None], prepared, self._before)
-        feature = self.encoder.step(prepared, before)
+    def _advance_some(self, prepared: Tensor, before: Tensor, fresh: Tensor) -> Tensor:
+        feature = self.encoder.step(prepared, torch.where(fresh[:, None, None, None], prepared, before))
         self._before = prepared
         if self.context:
             feature, self._state = self.context.step(feature, self.context.forget(self._state, fresh))
@@ -133,10 +140,13 @@ class FeatureExtractor:
 
     def _checked(self, frames: np.ndarray | Tensor, ndims: tuple[int, int], shape: str) -> Tensor:
         if not isinstance(frames, np.ndarray | Tensor):
-            raise VidsslError(f"frames: expected a uint8 array {shape}, got {type(frames).__name__}; pass raw camera frames")
-        if str(frames.dtype).removeprefix("torch.") != "uint8" or frames.ndim not in ndims or frames.shape[-1] != 3:
             raise VidsslError(
-                f"frames: expected uint8 {shape}, got {str(frames.dtype).removeprefix('torch.')} {tuple(frames.shape)}; "
+                f"frames: expected a uint8 array {shape}, got {type(frames).__name__}; pass raw camera frames"
+            )
+        dtype = str(frames.dtype).removeprefix("torch.")
+        if dtype != "uint8" or frames.ndim not in ndims or frames.shape[-1] != 3:
+            raise VidsslError(
+                f"frames: expected uint8 {shape}, got {dtype} {tuple(frames.shape)}; "
                 "pass raw camera frames (RGB, channels last), scaling happens inside"
             )
         if 0 in frames.shape:
@@ -153,9 +163,7 @@ class FeatureExtractor:
         return flat.unflatten(0, x.shape[:-3])
 
 
-def load_encoder(
-    run: str | Path, device: str | torch.device = "cpu", output: Output | None = None
-) -> FeatureExtractor:
+def load_encoder(run: str | Path, device: str | torch.device = "cpu", output: Output | None = None) -> FeatureExtractor:
     """The frozen encoder of a run folder.
 
     Args:
@@ -179,4 +187,6 @@ def load_encoder(
     except (KeyError, TypeError, IndexError) as error:
         raise VidsslError(f"{run}/config.json lacks or garbles {error}; restore it or train again") from error
     except RuntimeError as error:
-        raise VidsslError(f"{run}: model.safetensors does not fit config.json ({error}); restore both or train again") from error
+        raise VidsslError(
+            f"{run}: model.safetensors does not fit config.json ({error}); restore both or train again"
+        ) from error

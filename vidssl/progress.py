@@ -32,7 +32,9 @@ class TrainingDisplay:
             console=self.console,
             disable=not enabled or not self.console.is_terminal,
         )
-        self.task = self.progress.add_task("", total=total or 60 * (minutes or 0), completed=step if total else 0, told="")
+        self.task = self.progress.add_task(
+            "", total=total or 60 * (minutes or 0), completed=step if total else 0, told=""
+        )
         self.said = time.perf_counter()
 
     def __enter__(self) -> "TrainingDisplay":
@@ -45,7 +47,9 @@ class TrainingDisplay:
         self.progress.update(self.task, completed=step if self.total else seconds, told=told)
         if self.enabled and not self.console.is_terminal and time.perf_counter() - self.said > self.SILENCE:
             self.said = time.perf_counter()
-            left = f"{step}/{self.total} steps" if self.total else f"{seconds / 60:.1f}/{self.minutes:g} min, step {step}"
+            left = (
+                f"{step}/{self.total} steps" if self.total else f"{seconds / 60:.1f}/{self.minutes:g} min, step {step}"
+            )
             print(f"training: {left}  {told}", file=sys.stderr, flush=True)
 
     def __exit__(self, *exception: object) -> None:

@@ -130,7 +130,7 @@ def make_fabric(device: str = "auto", devices: int = 1, precision: str = "32") -
 
 def fit(
     fabric: Any,
-    method: nn.Module,
+    method: Any,
     loader: Loader,
     run: Path,
     budget: Budget,
@@ -230,7 +230,11 @@ def schedule(fraction: float, warmup: float) -> float:
 
 def exported(method: Any) -> dict[str, Tensor]:
     """The tensors that a run folder publishes: of the encoder and, where there is one, the context."""
-    parts = {"encoder": method.encoder} if method.context is None else {"encoder": method.encoder, "context": method.context}
+    parts = (
+        {"encoder": method.encoder}
+        if method.context is None
+        else {"encoder": method.encoder, "context": method.context}
+    )
     return nn.ModuleDict(parts).state_dict()
 
 
@@ -247,7 +251,12 @@ def _decay_groups(method: nn.Module, weight_decay: float) -> list[dict[str, Any]
 
 
 def _begin(
-    fabric: Any, method: nn.Module, optimizer: torch.optim.Optimizer, run: Path, run_config: dict[str, Any], resume: bool
+    fabric: Any,
+    method: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    run: Path,
+    run_config: dict[str, Any],
+    resume: bool,
 ) -> tuple[int, float]:
     """Make the run folder, or load the last checkpoint of an earlier part: steps and seconds already done."""
     if not resume:

@@ -17,6 +17,8 @@ State = list[Tensor] | None
 class GRUContext(nn.Module):
     """The recurrent context of CPC (van den Oord et al. 2018, section 2.3): one GRU layer."""
 
+    name = "gru"
+
     def __init__(self, dim_in: int, dim: int) -> None:
         super().__init__()
         self.dim = dim
@@ -44,6 +46,8 @@ class TransformerContext(nn.Module):
     position and a stream may run for ever: the state holds the last `window - 1` inputs of every block.
     """
 
+    name = "transformer"
+
     def __init__(self, dim_in: int, dim: int, layers: int = 2, heads: int = 4, window: int = 16) -> None:
         super().__init__()
         self.dim, self.window = dim, window
@@ -61,7 +65,7 @@ class TransformerContext(nn.Module):
     def step(self, feature: Tensor, state: State) -> tuple[Tensor, State]:
         """One frame: feature `[B,D]` and the state of the frame before (None at the start) -> (`[B,D']`, state).
 
-        The state is the number of frames seen, int64 `[B]`, and the last inputs of every block, `[B,W',D]`, W' < window.
+        The state: frames seen, int64 `[B]`, and the last inputs of every block, `[B,W',D]` with W' < window.
         """
         x = self.project(feature)[:, None]
         count = x.new_ones(len(x), dtype=torch.long) if state is None else state[0] + 1
@@ -87,7 +91,7 @@ class _Block(nn.Module):
         self.register_buffer("slope", 2.0 ** (-8.0 * torch.arange(1, heads + 1) / heads), persistent=False)
 
     def forward(self, x: Tensor, seen: Tensor, count: Tensor | None = None) -> Tensor:
-        """x `[B,Tq,D]` are the last Tq frames of seen `[B,Tk,D]`, of which the last count `[B]` are real (None: all)."""
+        """x `[B,Tq,D]`: the last Tq frames of seen `[B,Tk,D]`, of which the last count `[B]` are real (None: all)."""
         asked, length = x.shape[1], seen.shape[1]
         query = self.query(self.norm_attention(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         key, value = self.key_value(self.norm_attention(seen)).chunk(2, dim=-1)
@@ -95,7 +99,8 @@ class _Block(nn.Module):
         value = value.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         time = torch.arange(length, device=x.device)
         age = time[length - asked :, None] - time[None, :]
-        bias = -self.slope[:, None, None] * age
+        slope: Tensor = self.slope  # type: ignore[assignment]
+        bias = -slope[:, None, None] * age
         bias = bias.masked_fill((age < 0) | (age >= self.window), float("-inf"))
         if count is not None:
             bias = bias.masked_fill(age >= count[:, None, None, None], float("-inf"))

@@ -3,6 +3,7 @@
 B clips, T frames, C = 3 colours, H x W pixels, D feature dim, h x w cells of the last map.
 """
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -38,7 +39,7 @@ class FrameEncoder(nn.Module):
         return self.trunk(self._inputs(clips)).unflatten(0, clips.shape[:2])
 
     def step(self, frame: Tensor, before: Tensor | None) -> Tensor:
-        """One frame of a stream: frame and the frame before it (None at the start), `[B,3,H,W]` in [0, 1] -> `[B,D]`."""
+        """One frame of a stream, and the one before it (None at the start), `[B,3,H,W]` in [0, 1] -> `[B,D]`."""
         if not self.past:
             return self.forward(frame[:, None])[:, 0]
         pair = torch.stack([frame if before is None else before, frame], dim=1)
@@ -98,7 +99,7 @@ def small_encoder(
     del size  # fully convolutional up to an adaptive pool
     widths = (6 if motion else 3, 32, 64, 128, 256)
     layers: list[nn.Module] = []
-    for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (before, after) in enumerate(pairwise(widths)):
         kernel = 5 if i == 0 else 3
         layers += [nn.Conv2d(before, after, kernel, stride=2, padding=kernel // 2), nn.GroupNorm(8, after), nn.ReLU()]
     if pool == "mean":

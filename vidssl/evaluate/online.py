@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vidssl.evaluate.rank import rankme
 
@@ -29,15 +29,15 @@ class OnlineProbe:
         self.groups = np.unique(groups if groups is not None else np.arange(len(clips)), return_inverse=True)[1]
 
     @torch.inference_mode()
-    def __call__(self, method: nn.Module) -> dict[str, float]:
+    def __call__(self, method: Any) -> dict[str, float]:
         """`{"rankme": …}` and, with labels, `{"knn": accuracy in [0, 1]}` of the method's exported feature."""
-        training, part = method.training, method  # type: Any, Any
+        training = method.training
         method.eval()
         device = next(method.parameters()).device
         features = []
         for clips in self.clips.split(32):
-            frames = part.encoder(clips.to(device).float() / 255)
-            features.append((part.context(frames) if part.output == "context" else frames).cpu())
+            frames = method.encoder(clips.to(device).float() / 255)
+            features.append((method.context(frames) if method.output == "context" else frames).cpu())
         method.train(training)
         frames = torch.cat(features)
         clip_features = torch.cat([frames.mean(1), frames.std(1)], dim=1)

@@ -40,4 +40,6 @@ def find_method(name: str) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise VidsslError(f"method {name!r}: {error}; write it as module:Class and put the module on PYTHONPATH") from error
+        raise VidsslError(
+            f"method {name!r}: {error}; write it as module:Class and put the module on PYTHONPATH"
+        ) from error

@@ -1,0 +1,110 @@
+"""The report of a demo: one HTML file that carries its pictures and videos, so that it can be moved and sent."""
+
+import base64
+import html
+import json
+from pathlib import Path
+from typing import Any
+
+from vidssl.checkpoint import replacing
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .3rem .8rem; border-bottom: 1px solid #ccc }
+td + td { text-align: right } tr.learned { background: #fbe9ec; font-weight: 600 }
+img, video { max-width: 100%; border-radius: 4px } figure { margin: 1.5rem 0; display: inline-block }
+figcaption { color: #666; font-size: .9rem } code { background: #f3f3f3; padding: .1rem .3rem }
+"""
+
+ARMS = {
+    "random": "uniform random actions",
+    "random-encoder": "clone on an untrained encoder of the same architecture",
+    "pixels": "the same architecture trained end to end by cloning",
+    "learned": "clone on the frozen encoder, pretrained on the videos alone",
+    "expert": "privileged script that knows every rock",
+}
+
+
+def write_report(folder: Path, results: dict[str, Any], minutes: float) -> Path:
+    """Write `folder/report.html` from a demo's run folder and evaluation; returns its path.
+
+    Args:
+        folder: of the demo, with `run/` and `evaluation/`.
+        results: what `robot-eval` returned.
+        minutes: the whole demo took.
+    """
+    evaluation, curves = folder / "evaluation", folder / "training.png"
+    plot_training(folder / "run" / "metrics.jsonl", curves)
+    learned = results["arms"]["learned"]
+    config = results["run"]["config"]
+    videos = sorted((evaluation / "videos").glob("learned-*.mp4")) + sorted(
+        (evaluation / "videos").glob("expert-*.mp4")
+    )
+    parts = [
+        "<h1>Driving by features learned from video</h1>",
+        f"<p>A rover's camera was recorded as {results['demonstrations']['episodes']} videos "
+        f"({results['demonstrations']['steps']} frames). An encoder learned from them by "
+        f"<code>{html.escape(config['method']['name'])}</code>, without labels or actions. The expert's actions were then "
+        f"cloned by a small head on the frozen features and driven on {learned['episodes']} layouts that no "
+        f"demonstration shows. All of it took {minutes:.1f} minutes on one machine.</p>",
+        _table(results),
+        "<p>Success: the beacon was reached without collision, tip-over or time-out. Intervals are Wilson's; every arm "
+        "drove the same layouts, and the differences are paired.</p>",
+        _figure(evaluation / "success.png", "success by arm, 95 % intervals"),
+        _figure(evaluation / "strip.png", "a median episode of the learned arm, as the mast camera sees it"),
+        _figure(curves, "training: contrastive loss, and effective rank of the features (RankMe)"),
+        *(_figure(video, video.stem) for video in videos),
+        "<h2>Settings</h2>",
+        f"<pre>{html.escape(json.dumps(_settings(results), indent=2))}</pre>",
+    ]
+    page = f"<!doctype html><meta charset=utf-8><title>vidssl demo</title><style>{STYLE}</style>" + "\n".join(parts)
+    with replacing(folder / "report.html") as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return folder / "report.html"
+
+
+def plot_training(metrics: Path, path: Path) -> None:
+    """Loss and effective rank over the steps of a `metrics.jsonl`."""
+    from matplotlib.figure import Figure
+
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    figure = Figure(figsize=(8, 2.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axes, name, label in ((left, "loss", "loss"), (right, "rankme", "effective rank")):
+        points = [(line["step"], line[name]) for line in lines if name in line]
+        axes.plot(*zip(*points, strict=True), color="#d1495b", marker="." if name == "rankme" else None)
+        axes.set_xlabel("step")
+        axes.set_title(label, fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=130)
+
+
+def _table(results: dict[str, Any]) -> str:
+    rows = ["<tr><th>arm</th><th>what it is</th><th>success</th><th>95 %</th><th>learned − arm, paired 95 %</th></tr>"]
+    for arm, row in results["arms"].items():
+        low, high = row["interval_95"]
+        pair = results["paired"].get(f"learned - {arm}")
+        difference = f"{pair['difference']:+.2f} ({pair['low_95']:+.2f} to {pair['high_95']:+.2f})" if pair else ""
+        rows.append(
+            f"<tr class='{arm}'><td>{arm}</td><td>{ARMS[arm]}</td><td>{row['successes']}/{row['episodes']}</td>"
+            f"<td>{low:.2f} to {high:.2f}</td><td>{difference}</td></tr>"
+        )
+    return f"<table>{''.join(rows)}</table>"
+
+
+def _figure(file: Path, caption: str) -> str:
+    data = base64.b64encode(file.read_bytes()).decode()
+    if file.suffix == ".mp4":
+        media = f'<video controls muted loop width="480" src="data:video/mp4;base64,{data}"></video>'
+    else:
+        media = f'<img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
+    return f"<figure>{media}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def _settings(results: dict[str, Any]) -> dict[str, Any]:
+    config = results["run"]["config"]
+    run = {
+        key: config[key] for key in ("encoder", "context", "output", "image_size", "clip", "method", "train", "budget")
+    }
+    return {"run": run, "seed": results["seed"], "versions": results["versions"]}

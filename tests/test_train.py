@@ -1,0 +1,252 @@
+"""The loop: exact resume after kill -9, SIGTERM, budgets, what a run folder holds, what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import vidssl
+from vidssl.checkpoint import read_model
+from vidssl.core.random import mix_ints
+from vidssl.encoders import build_encoder
+from vidssl.train import Budget, Outcome, TrainConfig, fit, make_fabric, schedule
+
+RUN_CONFIG = {
+    "encoder": {"name": "small", "dim": 256},
+    "context": None,
+    "output": "encoder",
+    "image_size": [32, 32],
+    "fps": None,
+}
+
+
+class Distil(nn.Module):
+    """A stand-in method: predict the mean colour, with dropout so that the generator's state matters."""
+
+    output, context = "encoder", None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = build_encoder("small", (32, 32))
+        self.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(256, 3))
+        self.register_buffer("steps_seen", torch.zeros((), dtype=torch.long))
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        clips = batch["clips"].float() / 255
+        error = (self.head(self.encoder(clips)) - clips.mean((-1, -2))).square().mean()
+        return error, {"error": error.detach()}
+
+    forward = loss
+
+    def after_step(self) -> None:
+        self.steps_seen += 1
+
+
+class Noise:
+    """Batches as a function of (seed, step)."""
+
+    steps_per_epoch = 4
+
+    def __init__(self, pause: float = 0.0, poison: int | None = None) -> None:
+        self.pause, self.poison = pause, poison
+
+    def batches(self, start_step: int) -> Iterator[dict[str, Any]]:
+        step = start_step
+        while True:
+            time.sleep(self.pause)
+            generator = torch.Generator().manual_seed(mix_ints(7, step))
+            clips = torch.randint(0, 256, (4, 2, 3, 32, 32), dtype=torch.uint8, generator=generator)
+            scale = float("nan") if step == self.poison else 1.0
+            yield {"clips": clips if step != self.poison else clips.float() * scale, "names": [f"clip{step}.mp4"]}
+            step += 1
+
+
+def train(run: Path, budget: Budget, *, resume: bool = False, loader: Noise | None = None, **changes: Any) -> Outcome:
+    torch.manual_seed(0)
+    config = TrainConfig(**{"checkpoint_every": 5, "log_every": 1, **changes})
+    fabric = make_fabric("cpu")
+    return fit(fabric, Distil(), loader or Noise(), run, budget, config, run_config=RUN_CONFIG, resume=resume)
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_folder_loads(tmp_path: Path) -> None:
+    outcome = train(tmp_path / "run", Budget(epochs=3))
+    assert (outcome.step, outcome.stopped_by) == (12, None)
+    assert vidssl.load_encoder(tmp_path / "run").dim == 256
+    assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, 13))
+    assert {"loss", "lr", "gradient_norm", "error", "steps_per_second", "data_wait"} <= set(
+        metrics(tmp_path / "run")[0]
+    )
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_resume_is_exact(tmp_path: Path) -> None:
+    """Stopped by the budget at a checkpoint's step is one thing; here the second half starts from files alone."""
+    train(tmp_path / "whole", Budget(steps=11))
+    torch.manual_seed(0)
+    loader = StopAfter(7)
+    with pytest.raises(Killed):
+        train(tmp_path / "parts", Budget(steps=11), loader=loader)
+    train(tmp_path / "parts", Budget(steps=11), resume=True)
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+    losses = [[line["loss"] for line in metrics(tmp_path / name)] for name in ("whole", "parts")]
+    assert losses[0] == losses[1]
+
+
+class Killed(Exception):
+    pass
+
+
+class StopAfter(Noise):
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+
+    def batches(self, start_step: int) -> Iterator[dict[str, Any]]:
+        for step, batch in enumerate(super().batches(start_step), start_step):
+            if step == self.steps:
+                raise Killed
+            yield batch
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    first, second = read_model(a), read_model(b)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    states = [torch.load(run / "trainer.pt", weights_only=True) for run in (a, b)]
+    assert states[0]["step"] == states[1]["step"]
+    for name, tensor in states[0]["method"].items():
+        assert torch.equal(tensor, states[1]["method"][name]), name
+    for number, moments in states[0]["optimizer"]["state"].items():
+        for key, value in moments.items():
+            assert torch.equal(value, states[1]["optimizer"]["state"][number][key]), (number, key)
+
+
+CHILD = """
+import sys
+from pathlib import Path
+import torch
+sys.path.insert(0, {folder!r})
+from test_train import Noise, train
+from vidssl.train import Budget
+torch.set_num_threads(1)
+outcome = train(Path(sys.argv[1]), Budget(steps=40), resume=sys.argv[2] == "resume", loader=Noise(pause=0.03))
+print(outcome.step, outcome.stopped_by)
+"""
+
+
+def child(run: Path, resume: bool) -> subprocess.Popen[str]:
+    code = CHILD.format(folder=str(Path(__file__).parent))
+    command = [sys.executable, "-c", code, str(run), "resume" if resume else "new"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_line(run: Path, count: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        path = run / "metrics.jsonl"
+        if path.exists() and len(path.read_text().splitlines()) >= count:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"the run wrote fewer than {count} lines: {process.communicate()}")
+
+
+def test_kill_nine_three_times_then_resume_is_bit_identical(tmp_path: Path) -> None:
+    train(tmp_path / "whole", Budget(steps=40))
+    killed_at = sorted(int(x) for x in torch.randint(2, 39, (3,), generator=torch.Generator().manual_seed(1)))
+    for turn, step in enumerate(killed_at):
+        process = child(tmp_path / "killed", resume=turn > 0)
+        wait_for_line(tmp_path / "killed", step, process)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        process.communicate()
+    train(tmp_path / "killed", Budget(steps=40), resume=True)
+    assert_same_weights(tmp_path / "whole", tmp_path / "killed")
+    assert [line["step"] for line in metrics(tmp_path / "killed")] == list(range(1, 41))
+
+
+def test_sigterm_saves_and_ends(tmp_path: Path) -> None:
+    process = child(tmp_path / "run", resume=False)
+    wait_for_line(tmp_path / "run", 7, process)
+    process.terminate()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    step, name = out.split()
+    assert name == "SIGTERM"
+    saved = torch.load(tmp_path / "run" / "trainer.pt", weights_only=True)["step"]
+    assert 7 <= saved == int(step) < 40
+
+
+def test_minutes_budget(tmp_path: Path) -> None:
+    started = time.perf_counter()
+    outcome = train(tmp_path / "run", Budget(minutes=1 / 60), loader=Noise(pause=0.02))
+    assert outcome.step > 1
+    assert 1.0 <= time.perf_counter() - started < 20
+
+
+def test_accumulation_takes_so_many_batches_a_step(tmp_path: Path) -> None:
+    seen = []
+
+    class Counting(Noise):
+        def batches(self, start_step: int) -> Iterator[dict[str, Any]]:
+            for batch in super().batches(start_step):
+                seen.append(batch["names"])
+                yield batch
+
+    train(tmp_path / "run", Budget(steps=3), loader=Counting(), accumulate=2)
+    assert len(seen) == 6
+
+
+def test_loss_that_is_not_finite_names_step_and_files(tmp_path: Path) -> None:
+    with pytest.raises(vidssl.VidsslError, match=r"loss is nan at step 6; batch: clip6\.mp4"):
+        train(tmp_path / "run", Budget(steps=20), loader=Noise(poison=6))
+    assert torch.load(tmp_path / "run" / "trainer.pt", weights_only=True)["step"] == 5
+
+
+def test_refusals(tmp_path: Path) -> None:
+    train(tmp_path / "run", Budget(steps=2))
+    with pytest.raises(vidssl.VidsslError, match="holds a run already; pass --resume"):
+        train(tmp_path / "run", Budget(steps=2))
+    with pytest.raises(vidssl.VidsslError, match=r"other settings \(train: was .*0\.001.*now .*0\.5"):
+        train(tmp_path / "run", Budget(steps=2), resume=True, lr=0.5)
+    with pytest.raises(vidssl.VidsslError, match="is no run folder"):
+        train(tmp_path / "nothing", Budget(steps=2), resume=True)
+    with pytest.raises(vidssl.VidsslError, match="give one of steps, epochs or minutes"):
+        Budget(steps=2, minutes=3)
+    with pytest.raises(vidssl.VidsslError, match="choose from auto, cpu, cuda"):
+        make_fabric("tpu")
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tmp_path / "run", Budget(steps=3))
+    before = (tmp_path / "run" / "trainer.pt").read_bytes()
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    (tmp_path / "run" / "config.json").unlink()
+    with pytest.raises(vidssl.VidsslError, match=r"cannot write .*trainer\.pt: No space left on device"):
+        train(tmp_path / "run", Budget(steps=3))
+    assert (tmp_path / "run" / "trainer.pt").read_bytes() == before
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_schedule() -> None:
+    """Half of warm-up is half the peak; the middle of the cosine is half; the end is nothing."""
+    assert schedule(0.05, 0.1) == pytest.approx(0.5)
+    assert schedule(0.1, 0.1) == pytest.approx(1.0)
+    assert schedule(0.55, 0.1) == pytest.approx(0.5)
+    assert schedule(1.0, 0.1) == pytest.approx(0.0)
