@@ -230,6 +230,7 @@ class ClipLoader:
         Raises:
             VidsslError: too many files failed, or all clips of a batch.
         """
+        fill: Iterator[dict[str, Any] | None]
         fill = self._cached(start_step) if self._cache is not None else self._decoded(start_step)
         yield from ahead(fill, self._prefetch)
 
@@ -241,10 +242,14 @@ class ClipLoader:
             yield self._batch(step, epoch, draws, clips)
             step += 1
 
-    def _decoded(self, step: int) -> Iterator[dict[str, Any]]:
+    def _decoded(self, step: int) -> Iterator[dict[str, Any] | None]:
         failed = self.quarantine.failed_before(step)
         plan = map(self._work, count(step))
-        for work, kept in decode_in_order(plan, self._open_pool, self._prefetch, failed, self._report):
+        for made in decode_in_order(plan, self._open_pool, self._prefetch, failed, self._report):
+            if made is None:
+                yield None
+                continue
+            work, kept = made
             epoch, draws = self.draws(work.step)
             yield self._batch(work.step, epoch, [draws[place] for place in kept], stack(work, kept))
 

@@ -48,7 +48,7 @@ def decode_in_order(
     depth: int,
     failed: set[str],
     report: Callable[[str, str, int], None],
-) -> Iterator[tuple[Work, list[int]]]:
+) -> Iterator[tuple[Work, list[int]] | None]:
     """Decode the clips of endless `plan`, up to `depth` batches ahead.
 
     Args:
@@ -59,7 +59,7 @@ def decode_in_order(
         report: called once a file with its name, the reason and the step it failed at.
 
     Yields:
-        The batch, and the places of the clips that are in it.
+        The batch, and the places of the clips that are in it; or None, now and then, while none is complete.
     """
     with open_pool() as pool:
         window: deque[Work] = deque()
@@ -81,6 +81,7 @@ def decode_in_order(
                 continue
             for (work, place), result in pool.poll():
                 work.answer(place, result)
+            yield None
 
 
 def _kept(work: Work, failed: set[str], report: Callable[[str, str, int], None]) -> list[int]:
@@ -103,8 +104,11 @@ def stack(work: Work, kept: list[int]) -> np.ndarray:
     return np.stack([work.results[place] for place in kept])
 
 
-def ahead(items: Iterator[Item], depth: int) -> Iterator[Item]:
-    """The same items, made up to `depth` ahead on a thread of its own; closing this closes `items` on that thread."""
+def ahead(items: Iterator[Item | None], depth: int) -> Iterator[Item]:
+    """The same items, made up to `depth` ahead on a thread of its own; closing this closes `items` on that thread.
+
+    A None is no item: it stands for "not yet", and lets the thread see that it shall stop.
+    """
     ready: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(maxsize=max(1, depth))
     stop = threading.Event()
 
@@ -118,7 +122,8 @@ def ahead(items: Iterator[Item], depth: int) -> Iterator[Item]:
     def fill() -> None:
         try:
             for item in items:
-                put(item, None)
+                if item is not None:
+                    put(item, None)
                 if stop.is_set():
                     break
         except BaseException as error:

@@ -2,6 +2,9 @@
 
 import itertools
 import multiprocessing
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +151,28 @@ def test_failing_files_leave_the_batches(folder: Path, tmp_path: Path, workers: 
     assert_same(resumed[1], batches[5])
     with pytest.raises(VidsslError, match="more than 10% failed"):
         take(loader(videos, quarantine=Quarantine(max_failed=0.1), **options), 6)
+
+
+def test_ctrl_c_ends_at_once_though_a_decoder_hangs(tmp_path: Path) -> None:
+    write_video(tmp_path / "hang.mp4", 60)
+    script = (
+        "import os, signal, sys, threading\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from multiprocessing import active_children\n"
+        "from stubs import touchy_decode\n"
+        "from vidssl.datasets.clips import ClipLoader, ClipSpec\n"
+        "loader = ClipLoader(sys.argv[1], ClipSpec(4, 2, 16), batch_size=8, deadline=300, decode=touchy_decode,\n"
+        "                    start='fork', workers=2, progress=False)\n"
+        "threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "try:\n"
+        "    for batch in loader.batches(): pass\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted', active_children())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=60)
+    assert done.stdout == "interrupted []\n", done.stderr
 
 
 def test_bad_and_short_files_are_listed_at_the_start(folder: Path, tmp_path: Path) -> None:
