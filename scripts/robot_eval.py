@@ -240,14 +240,15 @@ def _results(
 
 
 def print_table(results: dict[str, Any]) -> None:
-    """The arms as a rich table: successes, 95 % interval, return, failures, paired difference of `learned`."""
+    """The arms as a rich table: successes, 95 % interval, return, failures, paired difference of `learned` (95 %)."""
     from rich.console import Console
     from rich.table import Table
 
     demos = results["demonstrations"]
     table = Table(title=f"{results['env']}, test layouts, {demos['episodes']} demonstrations ({demos['steps']} frames)")
-    for heading in ("arm", "success", "95 %", "return", "steps", "failures", "learned - arm, paired 95 %"):
-        table.add_column(heading, justify="left" if heading in ("arm", "failures") else "right")
+    for heading in ("arm", "success", "95 %", "return", "steps", "failures", "learned - arm"):
+        left = heading in ("arm", "failures")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=heading != "failures")
     for arm, row in results["arms"].items():
         low, high = row["interval_95"]
         pair = results["paired"].get(f"learned - {arm}")
@@ -260,7 +261,9 @@ def print_table(results: dict[str, Any]) -> None:
             ", ".join(f"{kind} {count}" for kind, count in row["failures"].items()),
             f"{pair['difference']:+.2f} ({pair['low_95']:+.2f}..{pair['high_95']:+.2f})" if pair else "",
         )
-    Console().print(table)
+    console = Console()
+    # A log or a pipe has no width of its own, and rich's 80 columns would cut the arms' names.
+    console.print(table, width=None if console.is_terminal else 120)
 
 
 def plot_success(results: dict[str, Any], path: Path) -> None:
