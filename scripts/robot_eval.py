@@ -12,6 +12,7 @@ arm, and a film strip.
 """
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -261,9 +262,8 @@ def print_table(results: dict[str, Any]) -> None:
             ", ".join(f"{kind} {count}" for kind, count in row["failures"].items()),
             f"{pair['difference']:+.2f} ({pair['low_95']:+.2f}..{pair['high_95']:+.2f})" if pair else "",
         )
-    console = Console()
-    # A log or a pipe has no width of its own, and rich's 80 columns would cut the arms' names.
-    console.print(table, width=None if console.is_terminal else 120)
+    # A log or a pipe has no width of its own, and rich's 80 columns would cut the failures.
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def plot_success(results: dict[str, Any], path: Path) -> None:
