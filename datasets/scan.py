@@ -138,7 +138,7 @@ class _Memory:
             "width": index.width,
             "turn": [turn.transpose, turn.flip_rows, turn.flip_columns, turn.degrees],
             "codec": index.codec,
-            "time_base": index.time_base.as_integer_ratio(),
+            "time_base": [index.time_base.numerator, index.time_base.denominator],
             "counted": index.counted,
         }
         self._file.parent.mkdir(parents=True, exist_ok=True)

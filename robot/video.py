@@ -42,7 +42,8 @@ def _encode(container: Any, frames: Iterable[np.ndarray], fps: float, crf: int) 
             height, width = frame.shape[:2]
             if height % 2 or width % 2:
                 raise VidsslError(f"frames of {height}x{width}: H.264 video needs even sides; choose another size")
-            options = {"crf": str(crf), "preset": "veryfast", "g": "30"}
+            # Without mbtree=0 x264 reads memory that it has not set, and the same frames give different files.
+            options = {"crf": str(crf), "preset": "veryfast", "g": "30", "x264-params": "mbtree=0"}
             stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options=options)
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             # One thread: the same bytes on any machine, and small frames gain nothing from more.

@@ -99,8 +99,7 @@ def run(config: Config) -> int:
     report = write_report(config.out, results, minutes)
     learned = results["arms"]["learned"]
     low, high = learned["interval_95"]
-    print(
-        f"\nlearned features: {learned['successes']}/{learned['episodes']} reached the beacon (95 %: {low:.2f}..{high:.2f})"
-    )
+    score = f"{learned['successes']}/{learned['episodes']}"
+    print(f"\nlearned features: {score} reached the beacon (95 %: {low:.2f} to {high:.2f})")
     print(f"done in {minutes:.1f} min; open {report}")
     return 0

@@ -37,15 +37,13 @@ def write_report(folder: Path, results: dict[str, Any], minutes: float) -> Path:
     plot_training(folder / "run" / "metrics.jsonl", curves)
     learned = results["arms"]["learned"]
     config = results["run"]["config"]
-    videos = sorted((evaluation / "videos").glob("learned-*.mp4")) + sorted(
-        (evaluation / "videos").glob("expert-*.mp4")
-    )
+    videos = [v for arm in ("learned", "expert") for v in sorted((evaluation / "videos").glob(f"{arm}-*.mp4"))]
     parts = [
         "<h1>Driving by features learned from video</h1>",
         f"<p>A rover's camera was recorded as {results['demonstrations']['episodes']} videos "
         f"({results['demonstrations']['steps']} frames). An encoder learned from them by "
-        f"<code>{html.escape(config['method']['name'])}</code>, without labels or actions. The expert's actions were then "
-        f"cloned by a small head on the frozen features and driven on {learned['episodes']} layouts that no "
+        f"<code>{html.escape(config['method']['name'])}</code>, without labels or actions. The expert's actions were "
+        f"then cloned by a small head on the frozen features and driven on {learned['episodes']} layouts that no "
         f"demonstration shows. All of it took {minutes:.1f} minutes on one machine.</p>",
         _table(results),
         "<p>Success: the beacon was reached without collision, tip-over or time-out. Intervals are Wilson's; every arm "

@@ -1,4 +1,4 @@
-"""The extractor that controllers import: round trip through a run folder, streaming, and every way to feed it wrongly."""
+"""The extractor that controllers import: round trip through a run folder, streaming, every way to feed it wrongly."""
 
 import json
 from pathlib import Path

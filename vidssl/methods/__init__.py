@@ -2,8 +2,8 @@
 
 A method is an `nn.Module` built as `Method(encoder, views, **options)` with
 
-- `loss(batch) -> (loss, metrics)`: a batch has `clips` uint8 `[B,T,C,H,W]`, `key` int64 `[B]` (the seed of a sample's
-  views), `video` int64 `[B]`; metrics are scalar tensors;
+- `loss(batch) -> (loss, metrics)`, which is also its `forward`: a batch has `clips` uint8 `[B,T,C,H,W]`, `key` int64
+  `[B]` (the seed of a sample's views), `video` int64 `[B]`; metrics are scalar tensors;
 - `default_views(size)`: the augmentation it is published with;
 - `encoder` and `context` (a module or None): what a run exports; `output`, `"encoder"` or `"context"`: which of the
   two is the feature;

@@ -4,7 +4,7 @@ Predictive Coding", arXiv 1807.03748.
     frames   f0   f1   f2   f3   f4   f5
     z = encoder(f)   a feature a frame
     c = context(z)   causal: c2 has seen f0 f1 f2
-    W_k c_t          predicts z_{t+k}, k = 1..K, among the keys: z of all frames of the batch (InfoNCE, eq. 4)
+    W_k c_t          predicts p(z_{t+k}), k = 1..K, among the keys: p(z) of all frames of the batch (InfoNCE, eq. 4)
 
 B clips, T frames, D feature dim, K predicted steps, A anchor times a clip, M = B*T keys (all ranks').
 """
@@ -38,6 +38,8 @@ class CPC(nn.Module):
         negatives: the keys a prediction is told apart from: frames of the same video at other times (what changes:
             motion), of other videos (what stays: scene, objects), or both.
         temperature: of the cosine similarity between W_k c_t and z; None takes the plain dot product, as published.
+        project: size of p(z), a two-layer perceptron between features and keys (as in SimCLR) that may drop what the
+            contrast has no use for and the feature should keep; None contrasts z itself, as published.
         output: the feature that a run exports, z_t (`"encoder"`) or c_t (`"context"`).
     """
 
@@ -51,6 +53,7 @@ class CPC(nn.Module):
         steps: int = 3,
         negatives: Negatives = "both",
         temperature: float | None = 0.1,
+        project: int | None = 128,
         output: Literal["encoder", "context"] = "encoder",
     ) -> None:
         super().__init__()
@@ -60,7 +63,9 @@ class CPC(nn.Module):
             raise VidsslError(f"steps: got {steps}; CPC predicts at least 1 step ahead")
         self.encoder, self.views = encoder, views
         self.context = build_context(context, encoder.dim, context_dim)
-        self.predictors = nn.ModuleList(nn.Linear(context_dim, encoder.dim, bias=False) for _ in range(steps))
+        key_dim = project or encoder.dim
+        self.project = projector(encoder.dim, key_dim) if project else nn.Identity()
+        self.predictors = nn.ModuleList(nn.Linear(context_dim, key_dim, bias=False) for _ in range(steps))
         self.negatives, self.temperature, self.output = negatives, temperature, output
 
     @staticmethod
@@ -85,6 +90,8 @@ class CPC(nn.Module):
         c = self.context(z)
         return self._contrast(z, c, batch["video"])
 
+    forward = loss
+
     def _contrast(self, z: Tensor, c: Tensor, video: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         clips, frames, _ = z.shape
         steps = len(self.predictors)
@@ -96,7 +103,7 @@ class CPC(nn.Module):
         first = (rank * clips + torch.arange(clips, device=z.device)) * frames  # the key of a clip's frame 0
         ahead = torch.arange(1, steps + 1, device=z.device)
         positives = (first[None, :, None] + times + ahead[:, None, None]).flatten()
-        keys = gather(z.flatten(0, 1))
+        keys = gather(self.project(z).flatten(0, 1))
         key_video = gather_ints(video.repeat_interleave(frames))
         query_video = video[None, :, None].expand(steps, clips, len(times)).flatten()
 
@@ -124,3 +131,8 @@ class CPC(nn.Module):
                 )
             return [Exclude(query_video, key_video, "equal")]
         return []
+
+
+def projector(dim: int, dim_out: int) -> nn.Sequential:
+    """`[..., dim] -> [..., dim_out]`: linear, layer norm, ReLU, linear. Layer norm, so that no sample sees another."""
+    return nn.Sequential(nn.Linear(dim, 2 * dim), nn.LayerNorm(2 * dim), nn.ReLU(), nn.Linear(2 * dim, dim_out))

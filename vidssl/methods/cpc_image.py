@@ -72,6 +72,8 @@ class ImageCPC(nn.Module):
             c = block(c)
         return self._contrast(z, c.movedim(1, -1))
 
+    forward = loss
+
     def encode_patches(self, frames: Tensor) -> Tensor:
         """Features of the patches of frames `[F,C,H,W]` -> `[F,R,R,D]`."""
         height, width = frames.shape[-2] // 2, frames.shape[-1] // 2

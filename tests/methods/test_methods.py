@@ -1,0 +1,182 @@
+"""One contract for every method; then what is particular to each."""
+
+from typing import Any
+
+import pytest
+import torch
+from ranks import run_on_ranks
+from torch import Tensor, nn
+
+import vidssl
+from vidssl.core import sample_key
+from vidssl.encoders import build_encoder
+from vidssl.methods import METHODS, find_method
+from vidssl.methods.cpc import CPC, NEGATIVES
+from vidssl.methods.cpc_image import ImageCPC
+
+SIZE = (32, 32)
+
+
+def build(name: str, **options: Any) -> Any:
+    torch.manual_seed(0)
+    return find_method(name)(build_encoder("small", SIZE), find_method(name).default_views(SIZE), **options)
+
+
+def batch(clips: int = 4, frames: int = 7, videos: int | None = None) -> dict[str, Tensor]:
+    """Clips of drifting noise: frame t is frame t-1 moved by a pixel, so that the future can be told from the past."""
+    generator = torch.Generator().manual_seed(3)
+    still = torch.randint(0, 256, (clips, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    moving = torch.stack([still.roll(t, dims=-1) for t in range(frames)], dim=1)
+    return {
+        "clips": moving,
+        "video": torch.arange(clips) % (videos or clips),
+        "key": torch.tensor([sample_key(0, 0, i) for i in range(clips)]),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_method_contract(name: str) -> None:
+    method = build(name)
+    loss, metrics = method.loss(batch())
+    assert loss.shape == ()
+    assert torch.isfinite(loss)
+    assert all(metric.shape == () and not metric.requires_grad for metric in metrics.values())
+    loss.backward()
+    still = [n for n, p in method.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert still == []
+    assert method.output in ("encoder", "context")
+    assert method.context is None or method.context.name in ("gru", "transformer")
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_loss_falls(name: str) -> None:
+    method, data = build(name), batch()
+    optimizer = torch.optim.AdamW(method.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(25):
+        loss, _ = method.loss(data)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-3:]) / 3 < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_give_the_gradient_of_one_process(name: str, world: int) -> None:
+    whole = gradient(name, 0, 1)
+    shares = run_on_ranks(gradient_on_ranks, world, name)
+    for parameter in whole:
+        mean = sum(share[parameter] for share in shares) / world
+        torch.testing.assert_close(mean, whole[parameter], rtol=1e-5, atol=1e-6)
+
+
+def gradient_on_ranks(name: str) -> dict[str, Tensor]:
+    return gradient(name, *vidssl_world())
+
+
+def vidssl_world() -> tuple[int, int]:
+    from vidssl.core import world
+
+    return world()
+
+
+def gradient(name: str, rank: int, world: int) -> dict[str, Tensor]:
+    """Of the loss on this rank's share of a batch of six clips, in float64 after the views."""
+    method = build(name).double()
+    data = batch(clips=6, videos=4)
+    share = slice(rank * 6 // world, (rank + 1) * 6 // world)
+    views = method.views
+    method.views = lambda clips, keys: views(clips, keys).double()
+    loss, _ = method.loss({key: value[share] for key, value in data.items()})
+    loss.backward()
+    return {key: parameter.grad for key, parameter in method.named_parameters() if parameter.grad is not None}
+
+
+def test_unknown_method_lists_the_valid_ones() -> None:
+    with pytest.raises(vidssl.VidsslError, match="unknown method 'cpd'; the methods here are: cpc, cpc-image"):
+        find_method("cpd")
+
+
+def test_a_method_from_elsewhere() -> None:
+    assert find_method("vidssl.methods.cpc:CPC") is CPC
+    with pytest.raises(vidssl.VidsslError, match="write it as module:Class"):
+        find_method("nowhere.at.all:CPC")
+
+
+@pytest.mark.parametrize("negatives", NEGATIVES)
+def test_cpc_against_scores_written_out(negatives: str) -> None:
+    """The loss of every (clip, anchor time, step) with its own softmax, from the method's z, c and W_k."""
+    method = build("cpc", negatives=negatives, steps=2).double()
+    video = torch.tensor([0, 1, 0])
+    z = torch.randn(3, 6, method.encoder.dim, dtype=torch.float64)
+    c = torch.randn(3, 6, method.context.dim, dtype=torch.float64)
+    loss, _ = method._contrast(z, c, video)
+    keys = method.project(z)
+    expected = []
+    for clip in range(3):
+        for step in (1, 2):
+            for time in range(1, 4):  # c_0 is no anchor; t + 2 must be inside the clip
+                query = method.predictors[step - 1](c[clip, time])
+                scores = torch.cosine_similarity(query.expand_as(keys), keys, dim=-1) / method.temperature
+                allowed = torch.ones(3, 6, dtype=torch.bool)
+                if negatives != "both":
+                    same = (video == video[clip])[:, None].expand(3, 6)
+                    allowed = same.clone() if negatives == "same-video" else ~same
+                allowed[clip, time + step] = True
+                expected.append(scores[allowed].logsumexp(0) - scores[clip, time + step])
+    torch.testing.assert_close(loss, torch.stack(expected).mean())
+
+
+def test_cpc_refusals() -> None:
+    with pytest.raises(
+        vidssl.VidsslError, match=r"clips of 4 frames are too short to predict 3 steps.*raise --frames to 5"
+    ):
+        build("cpc").loss(batch(frames=4))
+    with pytest.raises(vidssl.VidsslError, match="every clip of the batch is of one video"):
+        build("cpc", negatives="other-videos").loss(batch(videos=1))
+    with pytest.raises(vidssl.VidsslError, match="choose from same-video, other-videos, both"):
+        build("cpc", negatives="none")
+    with pytest.raises(vidssl.VidsslError, match="unknown context 'lstm'; the contexts here are: gru, transformer"):
+        build("cpc", context="lstm")
+
+
+def test_image_cpc_context_sees_rows_above_only() -> None:
+    """Changing the patches of row 2 changes contexts of rows 2 and below, never above."""
+    method = build("cpc-image")
+    z = torch.randn(1, method.encoder.dim, 5, 5)
+    other = z.clone()
+    other[:, :, 2] = torch.randn(method.encoder.dim, 5)
+
+    def context(x: Tensor) -> Tensor:
+        for block in method.rows:
+            x = block(x)
+        return x
+
+    changed = (context(z) - context(other)).abs().amax((0, 1, 3)) > 1e-6
+    assert changed.tolist() == [False, False, True, True, True]
+
+
+def test_image_cpc_patches_cover_the_frame_half_overlapping() -> None:
+    """With an encoder that returns its patch, patch (i, j) is the frame from (4i, 4j) to (4i+16, 4j+16)."""
+    method = build("cpc-image")
+    frames = torch.rand(2, 3, 32, 32)
+    method.encoder = Flat()
+    patches = method.encode_patches(frames).view(2, 5, 5, 3, 16, 16)
+    for i in range(5):
+        for j in range(5):
+            expected = frames[:, :, 4 * i : 4 * i + 16, 4 * j : 4 * j + 16]
+            torch.testing.assert_close(patches[:, i, j], expected)
+
+
+class Flat(nn.Module):
+    def forward(self, clips: Tensor) -> Tensor:
+        return clips.flatten(2)
+
+
+def test_image_cpc_refusals() -> None:
+    with pytest.raises(vidssl.VidsslError, match="choose an encoder without motion"):
+        ImageCPC(build_encoder("small-motion", SIZE), ImageCPC.default_views(SIZE))
+    with pytest.raises(vidssl.VidsslError, match="got steps=5, grid=5"):
+        build("cpc-image", steps=5)
