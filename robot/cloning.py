@@ -104,12 +104,14 @@ def clone_features(
 ) -> tuple[CloneController, Fit]:
     """Clone on frozen features: the encoder sees every frame once, only the head is trained.
 
+    All on one thread, like the episodes later, so the policy does not depend on the number of cores.
+
     Raises VidsslError for fewer than two demonstrations.
     """
     started = time.perf_counter()
-    inputs = torch.cat([encode_episodes(extractor, demos), demos.proprio], dim=1)
     train, heldout = split_episodes(demos.first, config)
     with torch.random.fork_rng(devices=[]), one_thread():
+        inputs = torch.cat([encode_episodes(extractor, demos), demos.proprio], dim=1)
         torch.manual_seed(config.seed)
         head = _new_head(inputs[train], demos, config)
         fit = _train(
@@ -131,7 +133,7 @@ def clone_pixels(
 
     Args:
         untrained: the architecture and its starting weights; copied, not changed.
-        steps: optimiser steps; the same steps give the same policy.
+        steps: optimiser steps; the same steps give the same policy on the same number of torch threads.
         minutes: instead of steps: as many as fit in this time on this machine, measured on the first ones.
             `Fit.steps` says how many, to repeat the run exactly.
 

@@ -210,6 +210,8 @@ def _results(
     outcomes: dict[str, list["EpisodeResult"]],
     cloning: dict[str, list[dict[str, Any]]],
 ) -> dict[str, Any]:
+    import torch
+
     from vidssl.robot.evaluate import compare, summary
 
     used = recording.episodes[: config.demo_episodes]
@@ -220,6 +222,7 @@ def _results(
         "seed": config.seed,
         "cloning_seeds": list(config.seeds),
         "versions": {name: metadata.version(name) for name in VERSIONS},
+        "torch_threads": torch.get_num_threads(),  # the sums of the pixels arm's training depend on it
         "architecture": asdict(architecture),
         "run": None if learned is None else {"folder": str(config.run), "config": learned.config},
         "demonstrations": {
