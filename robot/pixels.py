@@ -6,7 +6,6 @@ A pixel environment observes a uint8 image [H,W,3], bare or as the entry `image`
 
 import importlib
 import inspect
-from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
@@ -15,6 +14,7 @@ import numpy as np
 from vidssl.errors import VidsslError, unknown_name
 
 from .registration import register
+from .rendering import load_triton_first
 
 IMAGE = "image"
 PROPRIO = "proprio"
@@ -81,10 +81,7 @@ def make_env(
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
-    # Torch imports triton when the first optimiser is made. Its LLVM crashes the process when it is loaded after the
-    # LLVM of Mesa's software renderer; the other way round works.
-    with suppress(ImportError):
-        importlib.import_module("triton")
+    load_triton_first()  # environments of others bring renderers of their own
     parameters = _parameters(env_id)
     options: dict[str, Any] = {"split": split} if "split" in parameters else {}
     if size is not None:

@@ -1,10 +1,12 @@
 """Off-screen rendering of MuJoCo models: the GL backend, one GL context a process, one renderer an environment."""
 
 import atexit
+import importlib
 import os
 import platform
 import threading
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,7 +48,18 @@ def load_mujoco() -> Any:
     return mujoco
 
 
+def load_triton_first() -> None:
+    """To be called before anything draws by GL.
+
+    Torch imports triton when the first optimiser is made, and triton's LLVM crashes the process when it is loaded after
+    the one that Mesa's software renderer brings. The other way round works.
+    """
+    with suppress(ImportError):
+        importlib.import_module("triton")
+
+
 def _make_context() -> Any:
+    load_triton_first()
     try:
         backend = choose_backend()
         if backend == "egl":  # named here, since MuJoCo may have been imported before the backend was settled

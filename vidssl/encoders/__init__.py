@@ -11,11 +11,13 @@ from vidssl.errors import VidsslError, unknown_name
 
 ENCODERS: dict[str, Callable[[tuple[int, int]], FrameEncoder]] = {
     "resnet18": partial(resnet_encoder, "resnet18"),
-    "resnet18-motion": partial(resnet_encoder, "resnet18", motion=True),
+    "resnet18-motion": partial(resnet_encoder, "resnet18", sees="motion"),
+    "resnet18-both": partial(resnet_encoder, "resnet18", sees="both"),
     "resnet34": partial(resnet_encoder, "resnet34"),
     "resnet50": partial(resnet_encoder, "resnet50"),
     "small": small_encoder,
-    "small-motion": partial(small_encoder, motion=True),
+    "small-motion": partial(small_encoder, sees="motion"),
+    "small-both": partial(small_encoder, sees="both"),
     "control": partial(small_encoder, pool="grid"),
 }
 

@@ -1,4 +1,4 @@
-"""Frame encoders: a convolutional network on every frame, optionally told what moved.
+"""Frame encoders: a convolutional network on every frame's colours, on what moved since the frame before, or on both.
 
 B clips, T frames, C = 3 colours, H x W pixels, D feature dim, h x w cells of the last map.
 """
@@ -9,26 +9,29 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+Sees = Literal["colour", "motion", "both"]
+
 # The mean and spread of natural frames, and of differences between successive frames of video at 5-30 Hz,
 # in units of full scale: rounded, so that networks see inputs of about unit variance.
 FRAME_MEAN, FRAME_STD, MOTION_STD = 0.45, 0.25, 0.1
 
 
 class FrameEncoder(nn.Module):
-    """`[B,T,3,H,W]` in [0, 1] -> `[B,T,D]`: `head(pool(trunk(frame)))`, each frame by itself.
+    """`[B,T,3,H,W]` in [0, 1] -> `[B,T,D]`: `head(trunk(frame))`, each frame by itself.
 
-    With `motion`, a frame is seen as six channels: its colours and their change since the frame before; the first
-    frame of a clip counts as unchanged. `past` says how many earlier frames a feature depends on (0 or 1), which is
-    what streaming has to remember.
+    `sees` says what of a frame is shown to the trunk: its `"colour"`, its `"motion"` (the change of each colour since
+    the frame before; the first frame of a clip counts as unchanged), or `"both"`. A fixed camera's motion holds
+    nothing of the scene that stands still, which a contrast between videos would otherwise latch on to.
 
     Attributes:
         dim: D.
-        past: earlier frames that a frame's feature depends on.
+        past: how many earlier frames a frame's feature depends on (0 or 1), which is what streaming has to remember.
     """
 
-    def __init__(self, trunk: nn.Module, head: nn.Module, dim: int, motion: bool = False) -> None:
+    def __init__(self, trunk: nn.Module, head: nn.Module, dim: int, sees: Sees = "colour") -> None:
         super().__init__()
-        self.trunk, self.head, self.dim, self.past = trunk, head, dim, int(motion)
+        self.trunk, self.head, self.dim, self.sees = trunk, head, dim, sees
+        self.past = 0 if sees == "colour" else 1
 
     def forward(self, clips: Tensor) -> Tensor:
         """Features of every frame: `[B,T,3,H,W]` in [0, 1] -> `[B,T,D]`."""
@@ -47,27 +50,28 @@ class FrameEncoder(nn.Module):
 
     def _inputs(self, clips: Tensor) -> Tensor:
         """What the trunk sees: `[B,T,3,H,W]` -> `[B*T,C,H,W]`."""
-        x = (clips - FRAME_MEAN) / FRAME_STD
-        if self.past:
-            change = torch.diff(clips, dim=1, prepend=clips[:, :1]) / MOTION_STD
-            x = torch.cat([x, change], dim=2)
-        return x.flatten(0, 1)
+        if self.sees == "colour":
+            return ((clips - FRAME_MEAN) / FRAME_STD).flatten(0, 1)
+        motion = torch.diff(clips, dim=1, prepend=clips[:, :1]) / MOTION_STD
+        if self.sees == "motion":
+            return motion.flatten(0, 1)
+        return torch.cat([(clips - FRAME_MEAN) / FRAME_STD, motion], dim=2).flatten(0, 1)
 
 
-def resnet_encoder(name: str, size: tuple[int, int], motion: bool = False) -> FrameEncoder:
+def resnet_encoder(name: str, size: tuple[int, int], sees: Sees = "colour") -> FrameEncoder:
     """torchvision's ResNet without its classifier, mean over the last map; D = 512 (18, 34) or 2048 (50).
 
-    Batch norm as published. With `motion`, the first convolution takes six channels.
+    Batch norm as published. Where it sees both colour and motion, its first convolution takes six channels.
     """
     import torchvision
 
     net = getattr(torchvision.models, name)(weights=None)
-    if motion:
+    if sees == "both":
         net.conv1 = nn.Conv2d(6, 64, kernel_size=7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
     dim = net.fc.in_features
     net.fc = net.avgpool = nn.Identity()
-    return FrameEncoder(_ResNetTrunk(net), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), dim, motion)
+    return FrameEncoder(_ResNetTrunk(net), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), dim, sees)
 
 
 class _ResNetTrunk(nn.Module):
@@ -84,28 +88,22 @@ class _ResNetTrunk(nn.Module):
         return x
 
 
-def small_encoder(
-    size: tuple[int, int], motion: bool = False, pool: Literal["mean", "grid"] = "mean", dim: int = 256
-) -> FrameEncoder:
-    """A fast network for 64x64 to 128x128 frames: four strided convolutions with group norm, no batch statistics.
+def small_encoder(size: tuple[int, int], sees: Sees = "colour", pool: Literal["mean", "grid"] = "mean") -> FrameEncoder:
+    """A fast network for frames of 64x64 to 128x128: four strided convolutions, group norm; D = 256.
 
     Args:
         size: (height, width) of the frames.
-        motion: also show it the change since the frame before.
+        sees: what of a frame is shown to it, see `FrameEncoder`.
         pool: `"mean"` over the last map forgets where things are (what is happening); `"grid"` keeps a 4x4 layout
             (where things are, for control).
-        dim: D.
     """
     del size  # fully convolutional up to an adaptive pool
-    widths = (6 if motion else 3, 32, 64, 128, 256)
+    widths = (6 if sees == "both" else 3, 32, 64, 128, 256)
     layers: list[nn.Module] = []
     for i, (before, after) in enumerate(pairwise(widths)):
         kernel = 5 if i == 0 else 3
         layers += [nn.Conv2d(before, after, kernel, stride=2, padding=kernel // 2), nn.GroupNorm(8, after), nn.ReLU()]
-    if pool == "mean":
-        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], dim))
-    else:
-        head = nn.Sequential(
-            nn.Conv2d(widths[-1], 64, 1), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64 * 16, dim)
-        )
-    return FrameEncoder(nn.Sequential(*layers), head, dim, motion)
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    if pool == "grid":
+        head = nn.Sequential(nn.Conv2d(256, 64, 1), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64 * 16, 256))
+    return FrameEncoder(nn.Sequential(*layers), head, 256, sees)

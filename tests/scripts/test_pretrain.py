@@ -1,0 +1,107 @@
+"""`vidssl pretrain` on real encoded videos: from a folder to a loaded encoder, with and without a cache; bad input."""
+
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+import vidssl
+from vidssl.scripts.cli import main
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight MP4s of a square moving at eight speeds, in two class folders."""
+    folder = tmp_path_factory.mktemp("videos")
+    for number in range(8):
+        path = folder / ("fast" if number % 2 else "slow") / f"{number}.mp4"
+        path.parent.mkdir(exist_ok=True)
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            for t in range(16):
+                frame = np.full((48, 64, 3), 30 * number, np.uint8)
+                left = (t * (1 + number)) % 48
+                frame[16:32, left : left + 16] = 255 - 20 * number
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode(None))
+    return folder
+
+
+def pretrain(data: Path, out: Path, *more: str) -> int:
+    small = ["--size", "32", "--frames", "6", "--stride", "1", "--batch-size", "4", "--device", "cpu", "--workers", "1"]
+    return main(["pretrain", str(data), "--out", str(out), "--steps", "4", *small, *more])
+
+
+def test_from_a_folder_to_an_encoder(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pretrain(videos, tmp_path / "run", "--monitor-every", "2") == 0
+    assert "next: vidssl evaluate" in capsys.readouterr().out
+    enc = vidssl.load_encoder(tmp_path / "run")
+    assert (enc.image_size, enc.fps) == ((32, 32), 10.0)
+    assert enc(np.zeros((3, 48, 64, 3), np.uint8)).shape == (3, enc.dim)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    probes = [line for line in lines if "rankme" in line]
+    assert [line["step"] for line in probes] == [2, 4]
+    assert all(line["rankme"] >= 1 and 0 <= line["knn"] <= 1 for line in probes)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert len(config["data"]["manifest"]["videos"]) == 8
+    assert config["method"]["options"]["negatives"] == "both"
+
+
+def test_the_cache_changes_nothing(videos: Path, tmp_path: Path) -> None:
+    """The same batches from files and from the packed cache, so the same weights to the bit; resumed or not."""
+    assert pretrain(videos, tmp_path / "files") == 0
+    assert pretrain(videos, tmp_path / "cached", "--cache", str(tmp_path / "cache")) == 0
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("files", "cached")]
+    assert weights[0] == weights[1]
+    assert pretrain(videos, tmp_path / "cached", "--cache", str(tmp_path / "cache"), "--resume") == 0
+    assert (tmp_path / "cached" / "model.safetensors").read_bytes() == weights[0]
+
+
+def test_image_cpc_and_method_options(videos: Path, tmp_path: Path) -> None:
+    assert pretrain(videos, tmp_path / "run", "--method", "cpc-image", "--encoder", "small", "--options", "grid=4") == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["method"]["options"] == {"grid": 4, "steps": 3, "temperature": 0.1}
+    assert config["context"] is None
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--method", "cpd"], "unknown method 'cpd'; the methods here are: cpc, cpc-image"),
+        (["--encoder", "vgg"], "unknown encoder 'vgg'; the encoders here are: control, resnet18"),
+        (["--options", "negative=both"], "unknown cpc option 'negative'; the cpc options here are: context"),
+        (["--options", "negatives"], "write name=value"),
+        (["--frames", "40"], "no video is long enough for a clip of 40 frames"),
+        (["--batch-size", "400"], "lower the batch size"),
+        (["--minutes", "3"], "give one of steps, epochs or minutes"),
+        (["--device", "tpu"], "choose from auto, cpu, cuda"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
+) -> None:
+    assert pretrain(videos, tmp_path / "run", *more) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_too_many_broken_files_stop_the_run(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for number, path in enumerate(sorted(videos.rglob("*.mp4"))):
+        whole = path.read_bytes()
+        (data / path.name).write_bytes(whole if number % 2 else whole[: len(whole) // 2])
+    assert pretrain(data, tmp_path / "run") == 2
+    assert "4 of 8" in capsys.readouterr().err
+    assert len((tmp_path / "run" / "quarantine.csv").read_text().splitlines()) == 5
+    assert pretrain(data, tmp_path / "other", "--max-failed", "0.6") == 0
+
+
+def test_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pretrain(tmp_path, tmp_path / "run") == 2
+    assert "no videos" in capsys.readouterr().err.lower()
