@@ -59,7 +59,7 @@ class FeatureExtractor:
             context.to(self.device).eval().requires_grad_(False) if output == "context" and context else None
         )
         self.image_size, self.fps, self.output, self.config = image_size, fps, output, config or {}
-        self.dim: int = (self.encoder if self.context is None else self.context).dim
+        self.dim: int = (self.encoder if self.context is None else self.context).dim  # type: ignore[assignment]
         self.reset()
 
     @classmethod
