@@ -10,6 +10,7 @@ every step. So resuming is arithmetic, and a killed and resumed CPU run ends wit
 
 import json
 import math
+import os
 import signal
 import threading
 import time
@@ -111,7 +112,7 @@ def make_fabric(device: str = "auto", devices: int = 1, precision: str = "32") -
 
     Args:
         device: `"auto"`, `"cpu"` or `"cuda"`.
-        devices: processes; more than one trains with DDP.
+        devices: processes; more than one trains with DDP. Under torchrun or SLURM their number counts instead.
         precision: `"32"` or `"bf16"`.
     """
     from lightning_fabric import Fabric
@@ -121,11 +122,27 @@ def make_fabric(device: str = "auto", devices: int = 1, precision: str = "32") -
     if device == "cuda" and not torch.cuda.is_available():
         raise VidsslError("device: got 'cuda', but torch sees no CUDA GPU; use --device cpu")
     accelerator = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    strategy = "ddp" if devices > 1 else "auto"
+    devices, nodes = _processes(devices)
+    strategy = "ddp" if devices * nodes > 1 else "auto"
     fabric_precision: Any = {"32": "32-true", "bf16": "bf16-mixed"}[precision]
-    fabric = Fabric(accelerator=accelerator, devices=devices, strategy=strategy, precision=fabric_precision)
+    fabric = Fabric(
+        accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision=fabric_precision
+    )
     fabric.launch()
     return fabric
+
+
+def _processes(devices: int) -> tuple[int, int]:
+    """Processes a node, and nodes: as torchrun or SLURM started them, otherwise `devices` on this one."""
+    from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+
+    if TorchElasticEnvironment.detect():
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        return here, int(os.environ["WORLD_SIZE"]) // here
+    if SLURMEnvironment.detect() and (tasks := int(os.environ["SLURM_NTASKS"])) > 1:
+        nodes = int(os.environ.get("SLURM_NNODES", 1))
+        return tasks // nodes, nodes
+    return devices, 1
 
 
 def fit(
@@ -167,19 +184,16 @@ def fit(
         if fabric.is_global_zero:
             _save(method, optimizer, run, step, time.perf_counter() - started)
 
-    def finished() -> bool:
-        if total is not None:
-            return step >= total
-        spent = time.perf_counter() - started >= 60 * (budget.minutes or 0)
-        return bool(fabric.broadcast(spent)) if fabric.world_size > 1 else spent
-
     with ExitStack() as stack:
         stack.callback(batches.close)  # type: ignore[attr-defined]
         stop = stack.enter_context(_signals())
         log = stack.enter_context(_MetricsLog(run, step, enabled=fabric.is_global_zero))
         display = stack.enter_context(TrainingDisplay(total, budget.minutes, step, enabled=fabric.is_global_zero))
-        while not finished() and not stop.name:
-            fraction = step / total if total else (time.perf_counter() - started) / (60 * (budget.minutes or 1))
+        while True:
+            spent, stopped_by = _agreed(fabric, time.perf_counter() - started, stop.name)
+            fraction = step / total if total is not None else spent / (60 * (budget.minutes or 1))
+            if fraction >= 1 or stopped_by:
+                break
             lr = config.lr * schedule(fraction, config.warmup)
             for group in optimizer.param_groups:
                 group["lr"] = lr
@@ -193,7 +207,8 @@ def fit(
                 with fabric.no_backward_sync(model, enabled=not last):
                     loss, metrics = model(fabric.to_device(_tensors(batch)))
                     fabric.backward(loss / config.accumulate)
-                if not math.isfinite(value := loss.item()):
+                value = fabric.all_reduce(loss.detach(), reduce_op="mean").item()  # of all ranks, so all stop at a NaN
+                if not math.isfinite(value):
                     raise VidsslError(
                         f"loss is {value} at step {step}; batch: {', '.join(batch.get('names', []))}. "
                         "Lower --lr, or use --precision 32; the last checkpoint is kept"
@@ -218,7 +233,7 @@ def fit(
             if step % config.checkpoint_every == 0:
                 save()
         save()
-    return Outcome(step, time.perf_counter() - started, stop.name)
+    return Outcome(step, time.perf_counter() - started, stopped_by)
 
 
 def schedule(fraction: float, warmup: float) -> float:
@@ -242,6 +257,16 @@ def _tensors(batch: dict[str, Any]) -> dict[str, Tensor]:
     return {name: value for name, value in batch.items() if isinstance(value, Tensor)}
 
 
+def _agreed(fabric: Any, spent: float, signal_name: str | None) -> tuple[float, str | None]:
+    """Seconds spent and the signal to stop for, alike on all ranks: their clocks differ, and a signal may reach one."""
+    if fabric.world_size == 1:
+        return spent, signal_name
+    number = signal.Signals[signal_name] if signal_name else 0
+    ours = torch.tensor([spent, number], dtype=torch.float64, device=fabric.device)
+    spent, number = fabric.all_reduce(ours, reduce_op="max").tolist()
+    return spent, signal.Signals(int(number)).name if number else None
+
+
 def _decay_groups(method: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     trained = [p for p in method.parameters() if p.requires_grad]
     return [
@@ -262,6 +287,7 @@ def _begin(
     if not resume:
         if (run / "config.json").exists():
             raise VidsslError(f"{run} holds a run already; pass --resume to go on with it, or choose another --out")
+        fabric.barrier()  # every rank has looked before one writes
         if fabric.is_global_zero:
             write_config(run, run_config)
         return 0, 0.0
