@@ -85,7 +85,10 @@ def load_demonstrations(recording: Recording, count: int | None = None) -> Demon
     """
     episodes = recording.episodes[:count]
     if len(episodes) < (count or 0):
-        raise VidsslError(f"{recording.folder} holds {len(episodes)} demonstrations, {count} were asked for")
+        raise VidsslError(
+            f"{recording.folder} holds {len(episodes)} demonstrations, {count} were asked for; "
+            "ask for fewer, or record more with `vidssl record … --resume`"
+        )
     low, high = (np.asarray(recording.meta[key], np.float32) for key in ("action_low", "action_high"))
     action = np.concatenate([episode.action for episode in episodes])
     lengths = torch.tensor([episode.steps for episode in episodes])
@@ -213,8 +216,12 @@ def _train(
     started: float,
 ) -> Fit:
     """Train `model` in place to predict the actions of frame rows; it ends with its best weights on `heldout`."""
+    if steps < 1:
+        raise VidsslError(f"cloning: got {steps} optimiser steps; at least 1")
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=steps, pct_start=0.1)
+    # A warm-up of a tenth needs more than 10 steps; shorter trainings see the beginning of the longer curve.
+    curve = {"total_steps": max(steps, 11), "pct_start": 0.1}
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, **curve)
     generator = torch.Generator().manual_seed(config.seed)
     check_every = max(1, steps // 20)
     best, best_step, best_weights = float("inf"), 0, model.state_dict()

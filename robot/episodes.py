@@ -96,7 +96,11 @@ def start_recording(folder: Path, meta: dict[str, Any], *, overwrite: bool = Fal
         old = read_meta(folder)
         if resume:
             if changed := sorted(key for key in {*old, *meta} if old.get(key) != meta.get(key)):
-                raise VidsslError(f"{folder} was recorded with another {', '.join(changed)}: cannot go on with it")
+                was = ", ".join(f"{key}: was {old.get(key)!r}, now {meta.get(key)!r}" for key in changed)
+                raise VidsslError(
+                    f"{folder} was recorded with another {', '.join(changed)}: cannot go on with it ({was}); "
+                    "give the same settings, or another folder"
+                )
             done = _count(folder)
         else:
             _delete_episodes(folder)

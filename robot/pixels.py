@@ -76,8 +76,8 @@ def make_env(
         size: side of the square camera image in pixels; None leaves the environment's own.
         render_mode: `"rgb_array"` for third-person pictures.
 
-    Raises VidsslError for an unknown id, an environment without an image or with other actions than a bounded Box [A],
-    and for `size` when the environment has no such parameter.
+    Raises VidsslError for an unknown id, an environment whose packages are not installed, one without an image or with
+    other actions than a bounded Box [A], and for `size` when the environment has no such parameter.
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
@@ -88,7 +88,10 @@ def make_env(
         if "size" not in parameters:
             raise VidsslError(f"{env_id} has no parameter `size`; leave --size out to take the environment's own")
         options["size"] = size
-    env = gym.make(env_id, render_mode=render_mode, disable_env_checker=True, **options)
+    try:
+        env = gym.make(env_id, render_mode=render_mode, disable_env_checker=True, **options)
+    except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
+        raise _not_installed(env_id, error) from error
     try:
         find_image(env.observation_space)
         control_box(env)
@@ -110,5 +113,12 @@ def _parameters(env_id: str) -> set[str]:
     except (gym.error.Error, ModuleNotFoundError) as error:
         message = f"{unknown_name('environment', env_id, ours)}; any other gymnasium id with camera images works too"
         raise VidsslError(f"{message} ({error})") from None
-    create = gym.envs.registration.load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else None
+    try:
+        create = gym.envs.registration.load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else None
+    except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
+        raise _not_installed(env_id, error) from error
     return set(inspect.signature(create or spec.entry_point).parameters)  # type: ignore[arg-type]
+
+
+def _not_installed(env_id: str, error: Exception) -> VidsslError:
+    return VidsslError(f"{env_id} needs a package that is not installed ({error}); install it, or choose another --env")

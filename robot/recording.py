@@ -46,6 +46,8 @@ def record(
 
     Raises VidsslError for unknown names, a folder in use, an environment without images.
     """
+    from .video import check_sides
+
     if policy not in POLICIES:
         raise unknown_name("policy", policy, POLICIES)
     if episodes < 1 or not 0 <= noise <= 2:
@@ -53,6 +55,7 @@ def record(
     env = make_env(env_id, split, size)
     try:
         driver = POLICIES[policy](env)
+        check_sides(*find_image(env.observation_space).shape[:2])
         facts: dict[str, Any] = {
             "env": env_id,
             "policy": policy,

@@ -34,14 +34,19 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: float, crf: int =
     return count
 
 
+def check_sides(height: int, width: int) -> None:
+    """Raises VidsslError for frames that H.264 cannot hold: its colour has half the resolution, so sides are even."""
+    if height % 2 or width % 2:
+        raise VidsslError(f"frames of {height}x{width}: H.264 video needs even sides; choose another size")
+
+
 def _encode(container: Any, frames: Iterable[np.ndarray], fps: float, crf: int) -> int:
     stream: Any = None
     count = 0
     for frame in frames:
         if stream is None:
             height, width = frame.shape[:2]
-            if height % 2 or width % 2:
-                raise VidsslError(f"frames of {height}x{width}: H.264 video needs even sides; choose another size")
+            check_sides(height, width)
             # Without mbtree=0 x264 reads memory that it has not set, and the same frames give different files.
             options = {"crf": str(crf), "preset": "veryfast", "g": "30", "x264-params": "mbtree=0"}
             stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options=options)

@@ -86,6 +86,7 @@ def run(config: Config) -> dict[str, Any]:
     from vidssl.robot.arms import check_arms
 
     check_arms(config.arms)
+    _check_budgets(config)
     if config.episodes < 1 or not config.seeds or len(set(config.seeds)) != len(config.seeds):
         raise VidsslError(f"need episodes >= 1 and distinct seeds, got {config.episodes} and {config.seeds}")
     if config.run is None and "learned" in config.arms:
@@ -103,6 +104,16 @@ def run(config: Config) -> dict[str, Any]:
     if not config.no_videos:
         _show(config, outcomes, recording.meta["fps"])
     return results
+
+
+def _check_budgets(config: Config) -> None:
+    """Raises VidsslError for numbers that would fail only after the demonstrations are recorded."""
+    least = {"demo_episodes": 2, "head_steps": 1, "pixel_steps": 1, "workers": 0}
+    for name, lowest in least.items():
+        if getattr(config, name) < lowest:
+            raise VidsslError(f"--{name.replace('_', '-')}: got {getattr(config, name)}; at least {lowest}")
+    if config.pixel_minutes is not None and not config.pixel_minutes > 0:
+        raise VidsslError(f"--pixel-minutes: got {config.pixel_minutes}; above 0, or leave it out for --pixel-steps")
 
 
 def _encoder(config: Config) -> "tuple[FeatureExtractor | None, Architecture, tuple[int, int]]":

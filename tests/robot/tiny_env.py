@@ -75,4 +75,5 @@ def blind(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
 
 
 gym.register("Tiny-v0", "tiny_env:TinyEnv")
+gym.register("TinyLacking-v0", "no_such_package_of_anybody:Env")
 gym.register("TinyBlind-v0", lambda **options: blind(TinyEnv(**options)))

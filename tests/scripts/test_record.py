@@ -110,7 +110,7 @@ def test_a_kill_leaves_whole_episodes_and_resume_completes_them(
     with pytest.raises(KeyboardInterrupt):
         record(out, "--noise", "0.3", episodes=4)
     assert len(open_recording(out).episodes) == 1
-    with pytest.raises(VidsslError, match="another noise"):
+    with pytest.raises(VidsslError, match=r"another noise.*was 0\.3, now 0\.0"):
         record(out, "--resume", episodes=4)
     monkeypatch.undo()
     monkeypatch.setitem(expert.EXPERTS, "Tiny-v0", tiny_env.TinyExpert)
@@ -140,6 +140,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
         (["--split", "val"], r"unknown split 'val'.*test, train"),
         (["--noise", "-1"], r"noise in 0\.\.2"),
         (["--episodes", "0"], "at least 1"),
+        (["--size", "33"], "33x33.*even sides"),
     ],
 )
 def test_mistakes(tmp_path: Path, options: list[str], message: str) -> None:
@@ -153,6 +154,8 @@ def test_environment_without_images(tmp_path: Path) -> None:
         main(["tiny_env:TinyBlind-v0", "--out", str(tmp_path / "demos")])
     with pytest.raises(VidsslError, match=r"unknown environment 'tiny_env:Tinny-v0'.*vidssl/Rover-v0"):
         main(["tiny_env:Tinny-v0", "--out", str(tmp_path / "demos")])
+    with pytest.raises(VidsslError, match="TinyLacking-v0 needs a package that is not installed"):
+        main(["tiny_env:TinyLacking-v0", "--out", str(tmp_path / "demos")])
 
 
 def test_damaged_recordings_are_named(tmp_path: Path) -> None:
