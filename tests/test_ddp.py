@@ -1,0 +1,112 @@
+"""`vidssl pretrain` as processes: two ranks learn what one learns; SIGTERM saves, and `--resume` completes.
+
+Each of the W = 2 ranks takes half of every batch of clips and contrasts its anchors with the keys of both, so the
+gradient is that of the whole batch: what is left between the runs is rounding.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from vidssl.checkpoint import read_model
+
+sys.path.append(str(Path(__file__).parent / "datasets"))
+from footage import write_video
+
+SETTINGS = "--encoder small --size 32 --frames 6 --stride 1 --batch-size 4 --workers 1 --device cpu --monitor-every 999"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six videos of 12 to 32 frames in `videos`; the first run leaves their packed cache in `cache`."""
+    folder = tmp_path_factory.mktemp("ranks")
+    for number in range(6):
+        write_video(folder / "videos" / f"{number}.mp4", 12 + 4 * number)
+    return folder
+
+
+def start(folder: Path, out: str, steps: int, *more: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """The command in a session of its own, one thread a rank, from files of `folder`."""
+    command = [sys.executable, *launcher, "-m", "vidssl.scripts.cli", "pretrain", "videos", "--cache", "cache"]
+    command += ["--out", out, "--steps", str(steps), *SETTINGS.split(), *more]
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit status and what was printed; a run that hangs is killed with all its ranks."""
+    try:
+        output = process.communicate(timeout=100)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise AssertionError(f"the run hangs: {process.communicate()[0]}") from None
+    return process.returncode, output
+
+
+def stop_at_first_metrics(process: subprocess.Popen[str], run: Path) -> tuple[int, str]:
+    """SIGTERM to the process that was started, and to no other rank, once it has trained some steps."""
+    deadline = time.monotonic() + 60
+    metrics = run / "metrics.jsonl"
+    while time.monotonic() < deadline and process.poll() is None and not (metrics.exists() and metrics.read_text()):
+        time.sleep(0.02)
+    process.terminate()
+    return end(process)
+
+
+def assert_close(one: Path, other: Path) -> None:
+    first, second = read_model(one), read_model(other)
+    torch.testing.assert_close(second, first, rtol=1e-5, atol=1e-5)
+
+
+def logged_loss(run: Path) -> float:
+    return json.loads((run / "metrics.jsonl").read_text().splitlines()[0])["loss"]
+
+
+@pytest.fixture(scope="module")
+def one_process(folder: Path) -> Path:
+    status, output = end(start(folder, "one", 6))
+    assert status == 0, output
+    return folder / "one"
+
+
+def test_two_ranks_learn_what_one_process_learns(folder: Path, one_process: Path) -> None:
+    status, output = end(start(folder, "two", 6, "--devices", "2"))
+    assert status == 0, output
+    assert "6 steps in" in output
+    assert_close(one_process, folder / "two")
+    one, two = (logged_loss(run) for run in (one_process, folder / "two"))
+    assert one == pytest.approx(two, rel=1e-5), "the loss of the whole batch is logged"
+
+
+def test_torchrun_needs_no_further_settings(folder: Path, one_process: Path) -> None:
+    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
+    status, output = end(start(folder, "torchrun", 6, launcher=torchrun))
+    assert status == 0, output
+    assert_close(one_process, folder / "torchrun")
+
+
+def test_sigterm_to_one_rank_saves_and_resume_completes(folder: Path) -> None:
+    steps, more = 80, ("--devices", "2")
+    status, output = stop_at_first_metrics(start(folder, "stopped", steps, *more), folder / "stopped")
+    assert status == 143, output
+    step = torch.load(folder / "stopped" / "trainer.pt", weights_only=True)["step"]
+    assert 10 <= step < steps
+    assert f"stopped by SIGTERM at step {step}, saved; go on with the same command and --resume" in output
+    assert "Traceback" not in output
+    status, output = end(start(folder, "stopped", steps, *more, "--resume"))
+    assert status == 0, output
+    assert torch.load(folder / "stopped" / "trainer.pt", weights_only=True)["step"] == steps
