@@ -219,9 +219,8 @@ def _train(
     if steps < 1:
         raise VidsslError(f"cloning: got {steps} optimiser steps; at least 1")
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    # A warm-up of a tenth needs more than 10 steps; shorter trainings see the beginning of the longer curve.
-    curve = {"total_steps": max(steps, 11), "pct_start": 0.1}
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, **curve)
+    length = max(steps, 11)  # a warm-up of a tenth needs more than 10; shorter trainings see the curve's beginning
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=length, pct_start=0.1)
     generator = torch.Generator().manual_seed(config.seed)
     check_every = max(1, steps // 20)
     best, best_step, best_weights = float("inf"), 0, model.state_dict()

@@ -1,6 +1,8 @@
 """The `vidssl` command: one subcommand a module of `scripts/`."""
 
+import errno
 import importlib
+import os
 import sys
 
 COMMANDS = {
@@ -35,10 +37,14 @@ def main(argv: list[str] | None = None) -> int:
     except VidsslError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `vidssl … | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor shall the last flush complain
+        return 141
     except OSError as error:  # a folder that can't be made, a disk that is full
-        if error.filename is None:
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
-        print(f"error: {error.filename}: {error.strerror}; choose another path or mend it", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror}; choose another path or mend it", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -52,7 +52,7 @@ class Config:
     """the .safetensors file to write"""
     stride: int | None = None
     """take every stride-th frame; as in training when not given"""
-    overwrite: bool = False
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """replace --out when it is there"""
     device: Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda}")] = "auto"
     """where the encoder runs"""
@@ -178,9 +178,8 @@ def encode(extractor: "FeatureExtractor", parts: "Iterable[np.ndarray | Failure]
 
 def _write(config: Config, extractor: "FeatureExtractor", found: list[Found]) -> None:
     import torch
-    from safetensors.torch import save_file
 
-    from vidssl.checkpoint import replacing
+    from vidssl.checkpoint import write_tensors
 
     lengths = torch.tensor([len(one.frames) for one in found])
     tensors = {
@@ -196,5 +195,4 @@ def _write(config: Config, extractor: "FeatureExtractor", found: list[Found]) ->
         "run": str(config.run),
         "output": extractor.output,
     }
-    with replacing(config.out) as temporary:
-        save_file(tensors, temporary, metadata)
+    write_tensors(config.out, tensors, metadata)

@@ -25,6 +25,17 @@ cli.COMMANDS["wait"] = "waits"
 sys.exit(cli.main(["wait"]))
 """
 
+TALKS = """
+import sys, types
+from vidssl.scripts import cli
+def talk(argv):
+    for number in range(10**6):
+        print(number)
+sys.modules["vidssl.scripts.talk"] = types.SimpleNamespace(main=talk)
+cli.COMMANDS["talk"] = "talks"
+sys.exit(cli.main(["talk"]))
+"""
+
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
@@ -94,6 +105,27 @@ def test_a_defect_of_ours_keeps_its_traceback(command: Callable[..., None]) -> N
     command(main)
     with pytest.raises(ZeroDivisionError):
         cli.main(["fake"])
+
+
+def test_a_full_disk_gives_one_line_and_2(command: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    def main(argv: list[str]) -> None:
+        with open("/dev/full", "w") as full:
+            full.write("x")
+
+    command(main)
+    assert cli.main(["fake"]) == 2
+    assert capsys.readouterr().err == "error: No space left on device; choose another path or mend it\n"
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    command = [sys.executable, "-c", TALKS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"0\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
 
 
 def test_ctrl_c_gives_130_and_no_traceback() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import vidssl
-from vidssl.checkpoint import read_model
+from vidssl.checkpoint import read_model, write_state
 from vidssl.core.random import mix_ints
 from vidssl.encoders import build_encoder
 from vidssl.train import Budget, Outcome, TrainConfig, fit, make_fabric, schedule
@@ -229,19 +230,75 @@ def test_refusals(tmp_path: Path) -> None:
         make_fabric("tpu")
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(tmp_path / "run", Budget(steps=3))
-    before = (tmp_path / "run" / "trainer.pt").read_bytes()
+@pytest.fixture
+def narrow_disk() -> Iterator[None]:
+    """Files can't grow beyond 1 MB: the operating system refuses to write, as it does on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    def full(*args: object, **kwargs: object) -> None:
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
-    (tmp_path / "run" / "config.json").unlink()
-    with pytest.raises(vidssl.VidsslError, match=r"cannot write .*trainer\.pt: No space left on device"):
-        train(tmp_path / "run", Budget(steps=3))
-    assert (tmp_path / "run" / "trainer.pt").read_bytes() == before
-    assert not list((tmp_path / "run").glob(".*"))
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    run = tmp_path / "run"
+    train(run, Budget(steps=3))
+    before = {name: (run / name).read_bytes() for name in ("trainer.pt", "model.safetensors")}
+    (run / "config.json").unlink()
+    request.getfixturevalue("narrow_disk")
+    with pytest.raises(vidssl.VidsslError, match=r"cannot write .*model\.safetensors: File too large; free some space"):
+        train(run, Budget(steps=3))
+    with pytest.raises(vidssl.VidsslError, match=r"cannot write .*trainer\.pt"):
+        write_state(run, {"weights": torch.zeros(1_000_000)})
+    assert {name: (run / name).read_bytes() for name in before} == before
+    assert not list(run.glob(".*"))
+
+
+def test_a_mistake_seen_at_the_first_step_leaves_the_folder_free(tmp_path: Path) -> None:
+    with pytest.raises(vidssl.VidsslError, match="loss is nan at step 0"):
+        train(tmp_path / "run", Budget(steps=2), loader=Noise(poison=0))
+    assert train(tmp_path / "run", Budget(steps=2), lr=0.01).step == 2
+
+
+def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
+    train(tmp_path / "run", Budget(steps=1))
+    path = tmp_path / "run" / "trainer.pt"
+    whole = path.read_bytes()
+    for content in (b"", whole[: len(whole) // 2], b"no checkpoint at all"):
+        path.write_bytes(content)
+        with pytest.raises(vidssl.VidsslError, match=r"trainer\.pt is damaged"):
+            train(tmp_path / "run", Budget(steps=1), resume=True)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing(tmp_path: Path) -> None:
+    class Cliff(Distil):
+        def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+            error, numbers = super().loss(batch)
+            return error + (error - error).sqrt(), numbers  # the root's slope at 0 is infinite
+
+        forward = loss
+
+    method = Cliff()
+    before = {name: tensor.clone() for name, tensor in method.state_dict().items()}
+    config = TrainConfig()
+    with pytest.raises(vidssl.VidsslError, match="the gradient is not finite at step 0"):
+        fit(make_fabric("cpu"), method, Noise(), tmp_path / "run", Budget(steps=2), config, run_config=RUN_CONFIG)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in method.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"accumulate": 0},
+        {"checkpoint_every": 0},
+        {"monitor_every": -1},
+        {"lr": -1.0},
+        {"lr": float("nan")},
+        {"warmup": 1},
+    ],
+)
+def test_settings_that_cannot_work(wrong: dict[str, Any]) -> None:
+    with pytest.raises(vidssl.VidsslError, match=next(iter(wrong))):
+        TrainConfig(**wrong)
 
 
 def test_schedule() -> None:

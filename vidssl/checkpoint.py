@@ -6,16 +6,18 @@ trainer.pt           everything that resuming needs; tensors and plain values on
 metrics.jsonl        one line a logged step
 """
 
+import io
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from vidssl.errors import VidsslError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RUN_VERSION = 1
 
@@ -70,15 +72,21 @@ def read_config(run: str | Path) -> dict[str, Any]:
     return config
 
 
-def write_model(run: Path, tensors: dict[str, Tensor]) -> None:
+def write_tensors(path: Path, tensors: "dict[str, Tensor]", metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file whole, then rename."""
+    from safetensors.torch import save
+
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+    with replacing(path) as temporary:  # the bytes are written here: safetensors' own errors don't tell a full disk
+        temporary.write_bytes(content)
+
+
+def write_model(run: Path, tensors: "dict[str, Tensor]") -> None:
     """Write `model.safetensors` of a run folder."""
-    from safetensors.torch import save_file
-
-    with replacing(run / "model.safetensors") as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+    write_tensors(run / "model.safetensors", tensors)
 
 
-def read_model(run: str | Path) -> dict[str, Tensor]:
+def read_model(run: str | Path) -> "dict[str, Tensor]":
     """The weights in `model.safetensors` of a run folder; raises VidsslError when absent or damaged."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -92,3 +100,30 @@ def read_model(run: str | Path) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise VidsslError(f"{path} is damaged ({error}); restore it or train again") from error
+
+
+def write_state(run: Path, state: dict[str, Any]) -> None:
+    """Write `trainer.pt` of a run folder: tensors, numbers, strings, and lists and dicts of them."""
+    import torch
+
+    content = io.BytesIO()
+    torch.save(state, content)
+    with replacing(run / "trainer.pt") as temporary:
+        temporary.write_bytes(content.getbuffer())
+
+
+def read_state(run: Path) -> dict[str, Any] | None:
+    """What `write_state` wrote, on the CPU; None when there is no checkpoint yet. VidsslError when it is damaged."""
+    import pickle
+
+    import torch
+
+    path = run / "trainer.pt"
+    if not path.is_file():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0] or "it is empty"
+        raise VidsslError(f"{path} is damaged ({reason}); restore it or train again") from error
+    return state

@@ -24,7 +24,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from vidssl.checkpoint import read_config, replacing, write_config, write_model
+from vidssl.checkpoint import read_config, read_state, replacing, write_config, write_model, write_state
 from vidssl.core.random import mix_ints
 from vidssl.errors import VidsslError
 from vidssl.progress import TrainingDisplay
@@ -45,7 +45,7 @@ class Budget:
 
     Attributes:
         steps: optimiser steps.
-        epochs: passes over the videos, a clip of each a pass.
+        epochs: passes over the data, `steps_per_epoch` of the loader each.
         minutes: wall-clock of the loop; the learning rate then follows the clock, so such a run is not repeatable.
     """
 
@@ -90,6 +90,19 @@ class TrainConfig:
     log_every: int = 10
     checkpoint_every: int = 200
     monitor_every: int = 200
+
+    def __post_init__(self) -> None:
+        for name in ("accumulate", "log_every", "checkpoint_every", "monitor_every"):
+            if getattr(self, name) < 1:
+                raise VidsslError(f"training: {name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "clip_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise VidsslError(f"training: {name} must be a finite number above 0, got {getattr(self, name)}")
+        if self.weight_decay < 0 or not 0 <= self.warmup < 1:
+            raise VidsslError(
+                "training: weight_decay must be at least 0 and warmup in [0, 1), "
+                f"got {self.weight_decay} and {self.warmup}"
+            )
 
 
 @dataclass
@@ -170,7 +183,8 @@ def fit(
         resume: go on from the last checkpoint of `run`.
         monitor: called with the method every `monitor_every` steps; its numbers are logged.
     Raises:
-        VidsslError: a run folder in use, a resumed run that differs from its first part, a loss that is not finite.
+        VidsslError: a run folder in use, a resumed run that differs from its first part, a loss or gradient that is not
+            finite, a disk that is full. Before the first checkpoint it leaves the folder free for another start.
     """
     run_config = {**run_config, "train": asdict(config), "budget": asdict(budget)}
     optimizer = torch.optim.AdamW(_decay_groups(method, config.weight_decay), lr=config.lr)
@@ -185,6 +199,8 @@ def fit(
             _save(method, optimizer, run, step, time.perf_counter() - started)
 
     with ExitStack() as stack:
+        if fabric.is_global_zero:
+            stack.enter_context(_freed_when_refused(run))
         stack.callback(batches.close)  # type: ignore[attr-defined]
         stop = stack.enter_context(_signals())
         log = stack.enter_context(_MetricsLog(run, step, enabled=fabric.is_global_zero))
@@ -214,6 +230,11 @@ def fit(
                         "Lower --lr, or use --precision 32; the last checkpoint is kept"
                     )
             norm = fabric.clip_gradients(model, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
+            if not math.isfinite(float(norm)):  # one step with it, and every weight would be NaN
+                raise VidsslError(
+                    f"the gradient is not finite at step {step}, the loss is {value}. "
+                    "Lower --lr, or use --precision 32; the last checkpoint is kept"
+                )
             optimizer.step()
             optimizer.zero_grad()
             if hasattr(method, "after_step"):
@@ -297,10 +318,9 @@ def _begin(
     if differing:
         was = "; ".join(f"{key}: was {_brief(before.get(key))}, now {_brief(ours[key])}" for key in differing)
         raise VidsslError(f"--resume: {run} was started with other settings ({was}); give the same ones")
-    path = run / "trainer.pt"
-    if not path.is_file():
+    state = read_state(run)
+    if state is None:
         return 0, 0.0  # stopped before the first checkpoint: the first part is repeated, with the same numbers
-    state = torch.load(path, map_location="cpu", weights_only=True)
     method.load_state_dict(state["method"])
     optimizer.load_state_dict(state["optimizer"])
     return state["step"], state["seconds"]
@@ -314,8 +334,18 @@ def _brief(value: object) -> str:
 def _save(method: nn.Module, optimizer: torch.optim.Optimizer, run: Path, step: int, seconds: float) -> None:
     write_model(run, exported(method))
     state = {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "seconds": seconds}
-    with replacing(run / "trainer.pt") as temporary:
-        torch.save(state, temporary)
+    write_state(run, state)
+
+
+@contextmanager
+def _freed_when_refused(run: Path) -> Iterator[None]:
+    """Frees a run folder where a mistake of the user ends training before the first checkpoint: nothing is lost."""
+    try:
+        yield
+    except VidsslError:
+        if not (run / "trainer.pt").exists():
+            (run / "config.json").unlink(missing_ok=True)
+        raise
 
 
 class _Stop:
