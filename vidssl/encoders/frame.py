@@ -30,7 +30,9 @@ class FrameEncoder(nn.Module):
 
     def __init__(self, trunk: nn.Module, head: nn.Module, dim: int, sees: Sees = "colour") -> None:
         super().__init__()
-        self.trunk, self.head, self.dim, self.sees = trunk, head, dim, sees
+        # channels last: convolutions on CPUs and tensor cores work in it, and the maps follow the weights
+        self.trunk, self.head = trunk.to(memory_format=torch.channels_last), head
+        self.dim, self.sees = dim, sees
         self.past = 0 if sees == "colour" else 1
 
     def forward(self, clips: Tensor) -> Tensor:
