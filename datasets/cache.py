@@ -1,7 +1,8 @@
 """The packed cache: every video decoded once, at the training size, into one memory-mapped file of uint8.
 
     CACHE/frames.u8      |video 0: frames [n0,H,W,3]|video 1: [n1,H,W,3]|...
-    CACHE/index.json     version, size, and for each video its name, label, offset, frame times, source and checksum
+    CACHE/index.json     version, size, the files it was made of, for each video its name, label, offset, frame times
+                         and checksum, and for each file that was left out the reason
 
 It is built in a folder beside its final place and renamed when it is complete, so a kill leaves no half of one.
 """
@@ -54,10 +55,18 @@ class PackedCache:
         folder: where it lies.
         size: (H, W) of its frames in pixels.
         videos: list of `CachedVideo`.
+        left_out: reasons by the names of the files that could not be decoded.
     """
 
-    def __init__(self, folder: Path, size: tuple[int, int], videos: list[CachedVideo], source: list[list[Any]]):
-        self.folder, self.size, self.videos, self._source = folder, size, videos, source
+    def __init__(
+        self,
+        folder: Path,
+        size: tuple[int, int],
+        videos: list[CachedVideo],
+        source: list[list[Any]],
+        left_out: dict[str, str],
+    ):
+        self.folder, self.size, self.videos, self.left_out, self._source = folder, size, videos, left_out, source
         total = sum(video.frames for video in videos)
         self._frames = np.memmap(folder / "frames.u8", np.uint8, "r", shape=(total, *size, 3))
 
@@ -82,11 +91,19 @@ class PackedCache:
             raise VidsslError(
                 f"{folder}: a cache of version {found}, this release reads {VERSION}; delete it and build anew"
             )
-        videos = [
-            CachedVideo(row["name"], row["label"], row["offset"], np.array(row["times"]), row["crc32"], row["stamp"])
-            for row in index["videos"]
-        ]
-        height, width = index["size"]
+        try:
+            videos = [
+                CachedVideo(
+                    row["name"], row["label"], row["offset"], np.array(row["times"]), row["crc32"], row["stamp"]
+                )
+                for row in index["videos"]
+            ]
+            height, width = index["size"]
+            source, left_out = index["source"], index.get("left_out", {})
+        except (KeyError, TypeError, ValueError) as error:
+            raise VidsslError(
+                f"{folder}: its index.json is garbled ({error!r}); delete the folder and build anew"
+            ) from error
         expected = sum(video.frames for video in videos) * height * width * 3
         file = folder / "frames.u8"
         held = file.stat().st_size if file.exists() else 0
@@ -94,7 +111,7 @@ class PackedCache:
             raise VidsslError(
                 f"{file}: {held} bytes, {expected} expected; the cache is damaged, delete it and build anew"
             )
-        return cls(folder, (height, width), videos, index["source"])
+        return cls(folder, (height, width), videos, source, left_out)
 
     @classmethod
     def build(
@@ -112,7 +129,8 @@ class PackedCache:
     ) -> "PackedCache":
         """Decode videos into a cache, or open the one that is there when it holds the same files at the same size.
 
-        Says its size and the free space before it writes. A video that can't be decoded whole is left out and listed.
+        Says its size and the free space before it writes. A video that can't be decoded whole is left out and listed,
+        again whenever the cache is opened here.
 
         Args:
             videos: a folder, list file or video, or a list of `VideoFile`.
@@ -125,13 +143,17 @@ class PackedCache:
             VidsslError: the folder holds another cache, the disk is too small, or too many videos failed.
         """
         folder, shape = Path(folder), (size, size) if isinstance(size, int) else size
+        quarantine = Quarantine() if quarantine is None else quarantine
         files = find_videos(videos) if isinstance(videos, str | Path) else list(videos)
         source = [[file.name, file.label, file_stamp(file.path)] for file in files]
         if folder.exists():
             cache = cls.open(folder)
             cache._check_same(shape, source)
+            quarantine.mended(video.name for video in cache.videos)
+            for name, reason in cache.left_out.items():
+                quarantine.add(name, reason)
+            quarantine.check(len(files))
             return cache
-        quarantine = Quarantine() if quarantine is None else quarantine
         workers = default_workers() if workers is None else workers
         indices = scan_videos(
             files, quarantine, workers=workers, deadline=deadline, start=start, progress=progress, memory=memory
@@ -144,7 +166,9 @@ class PackedCache:
             done = _decode(plan, part / "frames.u8", shape, workers, deadline, start, quarantine, progress)
             quarantine.check(len(files))
             rows = _close_gaps(part / "frames.u8", done, shape)
-            index = {"version": VERSION, "size": list(shape), "source": source, "videos": rows}
+            held = {row["name"] for row in rows}
+            left_out = {file.name: quarantine.reasons[file.name] for file in files if file.name not in held}
+            index = {"version": VERSION, "size": list(shape), "source": source, "videos": rows, "left_out": left_out}
             (part / "index.json").write_text(json.dumps(index), encoding="utf-8")
             part.rename(folder)
         except OSError as error:
@@ -238,8 +262,8 @@ def _decode(
 ) -> list[tuple[_Job, int]]:
     """Decode every job into its place; the (job, checksum) of those that came out whole, in order."""
     total = jobs[-1].offset + len(jobs[-1].index)
-    with file.open("wb") as out:
-        out.truncate(total * size[0] * size[1] * 3)
+    with file.open("wb") as out:  # takes the room at once: a worker that found none would blame its video
+        os.posix_fallocate(out.fileno(), 0, total * size[0] * size[1] * 3)
     done: dict[int, int] = {}
     with WorkerPool(decode_into, max(1, min(workers, len(jobs))), deadline, start) as pool:
         tasks = ((place, (job.video.path, job.index, size, file, job.offset)) for place, job in enumerate(jobs))

@@ -68,7 +68,7 @@ def clip_plan(seed: int, epoch: int, index: int, n_frames: int, spec: ClipSpec) 
         VidsslError: the video is shorter than the clip's span.
     """
     if n_frames < spec.span:
-        raise VidsslError(too_short(n_frames, spec))
+        raise VidsslError(f"the video is {too_short(n_frames, spec)}")
     start = mix_ints(sample_key(seed, epoch, index), START_STREAM) % (n_frames - spec.span + 1)
     return start + spec.stride * np.arange(spec.frames, dtype=np.int64)
 
@@ -110,7 +110,7 @@ class ClipLoader:
         batch_size: clips of the global batch, a multiple of `world`.
         seed: of the draws.
         rank, world: this process takes the rank-th of `world` equal, contiguous slices of every batch.
-        workers: decoding processes; None takes one a core.
+        workers: decoding processes, at least one; None takes one a core.
         deadline: seconds a clip may take before its file is given up.
         prefetch: batches kept ready.
         start: "spawn" or "fork".
@@ -206,12 +206,13 @@ class ClipLoader:
     def draws(self, step: int) -> tuple[int, list[Draw]]:
         """The epoch and this rank's clips of a step: arithmetic, nothing is read."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        if self._order[0] != epoch:
+        shuffled = self._order  # one look: the thread that decodes ahead may be in another epoch
+        if shuffled[0] != epoch:
             keys = mix(self.seed, epoch, torch.arange(len(self._clips)), 0)
-            self._order = (epoch, keys.argsort(stable=True).numpy())
+            self._order = shuffled = (epoch, keys.argsort(stable=True).numpy())
         share = self.batch_size // self.world
         first = place * self.batch_size + self.rank * share
-        clips = self._order[1][first : first + share].tolist()
+        clips = shuffled[1][first : first + share].tolist()
         return epoch, [self._draw(epoch, clip) for clip in clips]
 
     def _draw(self, epoch: int, clip: int) -> Draw:

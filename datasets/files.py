@@ -47,7 +47,7 @@ def find_videos(source: str | Path) -> list[VideoFile]:
             relative to the list file, with or without a `path,label` header; or one video file.
 
     Raises:
-        VidsslError: there is no such path, it holds no videos, or the list is malformed.
+        VidsslError: there is no such path, it holds no videos, a folder in it can't be read, or the list is malformed.
     """
     source = Path(source)
     if not source.exists():
@@ -81,12 +81,16 @@ def _from_folder(folder: Path) -> list[VideoFile]:
 def _walk(folder: Path) -> Iterable[Path]:
     """All files that are not hidden; linked folders are entered once, so that a loop of links ends."""
     seen: set[str] = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
+    for root, folders, files in os.walk(folder, onerror=_unreadable, followlinks=True):
         real = os.path.realpath(root)
         folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
         if real not in seen:
             yield from (Path(root, name) for name in sorted(files) if not name.startswith("."))
         seen.add(real)
+
+
+def _unreadable(error: OSError) -> None:
+    raise VidsslError(f"{error.filename}: can't be read ({error.strerror}); change its permissions or move it away")
 
 
 def _from_list(file: Path) -> list[VideoFile]:
@@ -100,7 +104,7 @@ def _from_list(file: Path) -> list[VideoFile]:
         raise VidsslError(f"{file}: rows have {sorted(widths)} columns; give all of them `path`, or all `path,label`")
     twice = [name for name, count in Counter(row[0] for row in rows).items() if count > 1]
     if twice:
-        raise VidsslError(f"{file}: listed more than once: {', '.join(twice[:5])}")
+        raise VidsslError(f"{file}: listed more than once: {', '.join(twice[:5])}; keep one line of each")
     return [VideoFile(file.parent / row[0], Path(row[0]).as_posix(), row[1] if len(row) > 1 else None) for row in rows]
 
 
@@ -108,6 +112,8 @@ def _read_rows(file: Path) -> list[list[str]]:
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
             rows = [[cell.strip() for cell in row] for row in csv.reader(lines, skipinitialspace=True)]
+    except OSError as error:
+        raise VidsslError(f"{file}: can't be read ({error.strerror}); change its permissions") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise VidsslError(f"{file}: not a text list of `path[,label]` ({error})") from error
     return [row for row in rows if any(row)]

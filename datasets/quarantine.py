@@ -1,10 +1,11 @@
 """Files that were left out, with the reason: listed in `quarantine.csv`, said once, never replaced by others."""
 
 import csv
-import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
+from vidssl.checkpoint import replacing
 from vidssl.errors import VidsslError
 
 COLUMNS = ("path", "reason", "step")
@@ -54,10 +55,12 @@ class Quarantine:
         self.unfit.add(name)
         self.add(name, reason)
 
-    def drop(self, name: str) -> None:
-        """Take a file that turned out well off the list."""
-        if self.reasons.pop(name, None) is not None:
-            del self.steps[name]
+    def mended(self, names: Iterable[str]) -> None:
+        """Take files off the list that were put there before training and have turned out well this time."""
+        gone = [name for name in names if name in self.reasons and self.steps[name] is None]
+        for name in gone:
+            del self.reasons[name], self.steps[name]
+        if gone:
             self._write()
 
     def failed_before(self, step: int) -> set[str]:
@@ -87,19 +90,19 @@ class Quarantine:
             raise VidsslError(
                 f"{file}: expected the columns {','.join(COLUMNS)}; move the file away to begin a new list"
             )
-        for name, reason, step in rows[1:]:
-            self.reasons[name], self.steps[name] = reason, int(step) if step else None
+        try:
+            for name, reason, step in rows[1:]:
+                self.reasons[name], self.steps[name] = reason, int(step) if step else None
+        except ValueError as error:
+            raise VidsslError(f"{file}: garbled ({error}); move the file away to begin a new list") from error
 
     def _write(self) -> None:
         if self.file is None:
             return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        part = self.file.with_name(f"{self.file.name}.{os.getpid()}.part")
-        with part.open("w", newline="", encoding="utf-8") as out:
+        with replacing(self.file) as part, part.open("w", newline="", encoding="utf-8") as out:
             rows = csv.writer(out)
             rows.writerow(COLUMNS)
             rows.writerows(
                 (name, reason, "" if self.steps[name] is None else self.steps[name])
                 for name, reason in self.reasons.items()
             )
-        part.replace(self.file)

@@ -79,9 +79,7 @@ def scan_videos(
                 found[video.name] = result
                 known.put(video, result)
             advance()
-    for name in found:
-        if name in quarantine and quarantine.steps[name] is None:
-            quarantine.drop(name)  # it has been mended since the list was written
+    quarantine.mended(found)
     quarantine.check(len(videos))
     return {video.name: found[video.name] for video in videos if video.name in found}
 

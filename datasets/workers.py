@@ -119,7 +119,7 @@ class WorkerPool:
         if not worker.ready:
             raise VidsslError(
                 "worker processes can't start; a script that loads videos must keep its top level under "
-                '`if __name__ == "__main__":`, or use workers=0'
+                '`if __name__ == "__main__":`'
             )
         self._workers[slot] = self._launch()
         code = worker.process.exitcode

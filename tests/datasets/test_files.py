@@ -1,6 +1,9 @@
 """Finding videos in folders and lists."""
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -99,3 +102,19 @@ def test_groups(tmp_path: Path) -> None:
         read_groups(table, videos)
     with pytest.raises(VidsslError, match="no such file"):
         read_groups(tmp_path / "none.csv", videos)
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open" / "a.mp4").touch()
+    (tmp_path / "shut").mkdir()
+    scan = os.scandir
+
+    def guarded(path: str) -> Any:  # permissions don't stop root, whom tests may run as
+        if str(path).endswith("shut"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.raises(VidsslError, match=r"shut: can't be read \(Permission denied\)"):
+        find_videos(tmp_path)

@@ -92,3 +92,6 @@ def test_quarantine_is_kept_and_counted(tmp_path: Path, capsys: pytest.CaptureFi
     file.write_text("something else\n")
     with pytest.raises(VidsslError, match="expected the columns"):
         Quarantine(file)
+    file.write_text("path,reason,step\na.mp4,cut short,soon\n")
+    with pytest.raises(VidsslError, match="garbled"):
+        Quarantine(file)
