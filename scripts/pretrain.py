@@ -36,6 +36,8 @@ class Config:
     """network: a name (an unknown one lists them all)"""
     options: Annotated[list[str], tyro.conf.arg(metavar="NAME=VALUE ...")] = field(default_factory=list)
     """settings of the method, e.g. --options negatives=same-video steps=5 (an unknown one lists them all)"""
+    views: Literal["published", "none"] = "published"
+    """augmentation of the clips: the method's own, or none, which keeps position and side (for control)"""
     size: int = 64
     """frames are scaled to size x size pixels"""
     frames: int = 10
@@ -93,6 +95,7 @@ def run(config: Config) -> int:
     from vidssl.encoders import build_encoder
     from vidssl.methods import find_method
     from vidssl.train import Budget, TrainConfig, fit, make_fabric
+    from vidssl.views import Views
 
     size = (config.size, config.size)
     minutes = 10.0 if config.steps is config.epochs is config.minutes is None else config.minutes
@@ -109,7 +112,8 @@ def run(config: Config) -> int:
     )
     fabric = make_fabric(config.device, config.devices, config.precision)
     torch.manual_seed(config.seed)
-    method = method_class(build_encoder(config.encoder, size), method_class.default_views(size), **options)
+    views = method_class.default_views(size) if config.views == "published" else Views.none(size)
+    method = method_class(build_encoder(config.encoder, size), views, **options)
     source = open_source(config, fabric)
     loader = make_loader(config, source, fabric)
     manifest = loader.manifest()

@@ -72,8 +72,41 @@ def test_ranks_give_the_gradient_of_one_process(name: str, world: int) -> None:
         torch.testing.assert_close(mean, whole[parameter], rtol=1e-5, atol=1e-6)
 
 
-def gradient_on_ranks(name: str) -> dict[str, Tensor]:
-    return gradient(name, *vidssl_world())
+def gradient_of_cells_on_ranks() -> dict[str, Tensor]:
+    return gradient_on_ranks("cpc", cells=2.0)
+
+
+def test_cells_on_ranks_give_the_gradient_of_one_process() -> None:
+    whole = gradient("cpc", 0, 1, cells=2.0)
+    shares = run_on_ranks(gradient_of_cells_on_ranks, 2)
+    assert any(name.startswith("cell_contrast") for name in whole)
+    for parameter in whole:
+        mean = (shares[0][parameter] + shares[1][parameter]) / 2
+        torch.testing.assert_close(mean, whole[parameter], rtol=1e-5, atol=1e-6)
+
+
+def test_cells_are_told_apart_one_by_one() -> None:
+    """A linear prediction that is right for every cell gives the least loss, one that mixes cells up does not."""
+    from vidssl.methods.cells import CellContrast
+
+    torch.manual_seed(0)
+    contrast = CellContrast(dim=12, channels=3, cells=4, key_dim=3)
+    frames = torch.randn(5, 1, 12).expand(5, 3, 12)  # still clips: every cell of t+1 is that of t
+    maps = frames.unflatten(-1, (4, 3)).mT.unflatten(-1, (2, 2))  # cell n holds numbers 3n..3n+2
+    with torch.no_grad():
+        contrast.key.weight.copy_(torch.eye(3))
+        contrast.query.weight.copy_(torch.eye(12))
+        contrast.key.bias.zero_()
+        contrast.query.bias.zero_()
+        right = contrast(frames, maps)
+        wrong = contrast(frames, maps.flip(-1))
+    # Two frames a clip are alike, so a positive can at best be one of two.
+    assert abs(float(right) - 0.693) < 0.2
+    assert wrong > 2 * right
+
+
+def gradient_on_ranks(name: str, **options: Any) -> dict[str, Tensor]:
+    return gradient(name, *vidssl_world(), **options)
 
 
 def vidssl_world() -> tuple[int, int]:
@@ -82,9 +115,9 @@ def vidssl_world() -> tuple[int, int]:
     return world()
 
 
-def gradient(name: str, rank: int, world: int) -> dict[str, Tensor]:
+def gradient(name: str, rank: int, world: int, **options: Any) -> dict[str, Tensor]:
     """Of the loss on this rank's share of a batch of six clips, in float64 after the views."""
-    method = build(name).double()
+    method = build(name, **options).double()
     data = batch(clips=6, videos=4)
     share = slice(rank * 6 // world, (rank + 1) * 6 // world)
     views = method.views

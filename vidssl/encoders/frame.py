@@ -90,22 +90,27 @@ class _ResNetTrunk(nn.Module):
         return x
 
 
-def small_encoder(size: tuple[int, int], sees: Sees = "colour", pool: Literal["mean", "grid"] = "mean") -> FrameEncoder:
+def small_encoder(size: tuple[int, int], sees: Sees = "colour") -> FrameEncoder:
     """A fast network for frames of 64x64 to 128x128: four strided convolutions, group norm; D = 256.
 
-    Args:
-        size: (height, width) of the frames.
-        sees: what of a frame is shown to it, see `FrameEncoder`.
-        pool: `"mean"` over the last map forgets where things are (what is happening); `"grid"` keeps a 4x4 layout
-            (where things are, for control).
+    The mean over the last map tells what is happening, and forgets where.
     """
-    del size  # fully convolutional up to an adaptive pool
-    widths = (6 if sees == "both" else 3, 32, 64, 128, 256)
+    del size  # fully convolutional up to the mean
+    trunk = _strided((6 if sees == "both" else 3, 32, 64, 128, 256))
+    return FrameEncoder(trunk, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), 256, sees)
+
+
+def control_encoder(size: tuple[int, int]) -> FrameEncoder:
+    """A faster network that keeps where things are: three strided convolutions, 8x8 cells side by side; D = 256."""
+    del size  # fully convolutional up to an adaptive pool, which at 64x64 has nothing to do
+    head = nn.Sequential(nn.Conv2d(64, 16, 1), nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(16 * 64, 256))
+    return FrameEncoder(_strided((3, 16, 32, 64)), head, 256)
+
+
+def _strided(widths: tuple[int, ...]) -> nn.Sequential:
+    """Convolutions that each halve the map, 5x5 first and 3x3 then, with group norm: no batch statistics."""
     layers: list[nn.Module] = []
     for i, (before, after) in enumerate(pairwise(widths)):
         kernel = 5 if i == 0 else 3
         layers += [nn.Conv2d(before, after, kernel, stride=2, padding=kernel // 2), nn.GroupNorm(8, after), nn.ReLU()]
-    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    if pool == "grid":
-        head = nn.Sequential(nn.Conv2d(256, 64, 1), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64 * 16, 256))
-    return FrameEncoder(nn.Sequential(*layers), head, 256, sees)
+    return nn.Sequential(*layers)

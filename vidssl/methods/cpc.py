@@ -20,6 +20,7 @@ from vidssl.core.monitor import spread
 from vidssl.encoders.context import build_context
 from vidssl.encoders.frame import FrameEncoder
 from vidssl.errors import VidsslError
+from vidssl.methods.cells import CellContrast
 from vidssl.views import Views
 
 Negatives = Literal["same-video", "other-videos", "both"]
@@ -40,6 +41,8 @@ class CPC(nn.Module):
         temperature: of the cosine similarity between W_k c_t and z; None takes the plain dot product, as published.
         project: size of p(z), a two-layer perceptron between features and keys (as in SimCLR) that may drop what the
             contrast has no use for and the feature should keep; None contrasts z itself, as published.
+        cells: weight of a second contrast that asks z_t for every cell of the encoder's map at t+1, see `CellContrast`:
+            for control, where small things at the right place matter. 0, as published, does without.
         output: the feature that a run exports, z_t (`"encoder"`) or c_t (`"context"`).
     """
 
@@ -54,6 +57,7 @@ class CPC(nn.Module):
         negatives: Negatives = "both",
         temperature: float | None = 0.1,
         project: int | None = 128,
+        cells: float = 0.0,
         output: Literal["encoder", "context"] = "encoder",
     ) -> None:
         super().__init__()
@@ -66,6 +70,12 @@ class CPC(nn.Module):
         key_dim = project or encoder.dim
         self.project = projector(encoder.dim, key_dim) if project else nn.Identity()
         self.predictors = nn.ModuleList(nn.Linear(context_dim, key_dim, bias=False) for _ in range(steps))
+        self.cells = cells
+        self.cell_contrast: CellContrast | None = None
+        if cells:
+            with torch.no_grad():
+                channels, height, width = encoder.maps(torch.zeros(1, 1, 3, *views.size)).shape[2:]
+            self.cell_contrast = CellContrast(encoder.dim, channels, height * width)
         self.negatives, self.temperature, self.output = negatives, temperature, output
 
     @staticmethod
@@ -86,9 +96,15 @@ class CPC(nn.Module):
                 f"clips of {frames} frames are too short to predict {steps} steps ahead: "
                 f"raise --frames to {steps + 2} or more, or lower the method's steps"
             )
-        z = self.encoder(self.views(clips, batch["key"]))
-        c = self.context(z)
-        return self._contrast(z, c, batch["video"])
+        views = self.views(clips, batch["key"])
+        if self.cell_contrast is None:
+            z = self.encoder(views)
+            return self._contrast(z, self.context(z), batch["video"])
+        maps = self.encoder.maps(views)
+        z = self.encoder.head(maps.flatten(0, 1)).unflatten(0, clips.shape[:2])
+        loss, metrics = self._contrast(z, self.context(z), batch["video"])
+        cells = self.cell_contrast(z, maps)
+        return loss + self.cells * cells, metrics | {"loss_cells": cells.detach()}
 
     forward = loss
 
