@@ -3,7 +3,9 @@
 import errno
 import importlib
 import os
+import signal
 import sys
+from types import FrameType
 
 COMMANDS = {
     "pretrain": "train an encoder on a folder of videos",
@@ -29,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     from vidssl.errors import VidsslError, unknown_name
 
+    before = signal.signal(signal.SIGTERM, _end)
     try:
         if argv[0] not in COMMANDS:
             raise unknown_name("command", argv[0], COMMANDS)
@@ -49,6 +52,13 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends a command as Ctrl-C does: what is half-written is removed on the way out."""
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -79,11 +79,12 @@ def evaluate(config: Config) -> dict[str, Any]:
     from rich.console import Console
 
     from vidssl.checkpoint import replacing, write_json
+    from vidssl.device import choose_device
     from vidssl.evaluate.arms import judge
     from vidssl.evaluate.tables import as_json, class_table, plot, target_table, verdict
     from vidssl.features import load_encoder
 
-    extractor = load_encoder(config.run, device=find_device(config.device))
+    extractor = load_encoder(config.run, device=choose_device(config.device))
     task = read_task(config)
     arms = make_arms(extractor, config.random_encoders)
     task, failed = fill(arms, task, extractor, config)
@@ -159,8 +160,9 @@ def read_task(config: Config) -> Task:
             f"{config.data}: {len(videos)} videos are too few to judge features by; give {FEWEST_VIDEOS} at the least"
         )
     groups = None if config.groups is None else read_groups(config.groups, videos)
-    if config.seeds < 1 or config.random_encoders < 1:
-        raise VidsslError(f"seeds and random encoders must be at least 1, got {config.seeds}, {config.random_encoders}")
+    for name in ("seeds", "random_encoders", "windows", "frames"):
+        if (number := getattr(config, name)) is not None and number < 1:
+            raise VidsslError(f"--{name.replace('_', '-')}: got {number}; at least 1")
     numbers = check_groups(groups, len(videos), config.folds)
     if labels is not None:
         check_labels(labels, numbers)
@@ -194,17 +196,6 @@ def read_targets(file: Path, videos: list[VideoFile]) -> dict[str, list[float]]:
         ) from error
 
 
-def find_device(name: str) -> str:
-    """`"cpu"` or `"cuda"` for `"auto"`; a VidsslError for anything else, or when there is no such device."""
-    import torch
-
-    if name not in ("auto", "cpu", "cuda"):
-        raise VidsslError(f"device: got {name!r}; choose from auto, cpu, cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise VidsslError("device: got 'cuda', but torch sees no CUDA GPU; use --device cpu")
-    return name if name != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def make_arms(extractor: "FeatureExtractor", random_encoders: int) -> "list[Arm]":
     """The run's encoder first, then what it has to beat."""
     from vidssl.evaluate.arms import Arm
@@ -232,9 +223,9 @@ def fill(arms: "list[Arm]", task: Task, extractor: "FeatureExtractor", config: C
     indices = scan_videos(task.videos, quarantine, workers=config.workers, deadline=config.deadline)
     found = [number for number, video in enumerate(task.videos) if video.name in indices]
     plans = []
+    frames = clip_frames(extractor, config)
     for number in found:
         times = indices[task.videos[number].name].times
-        frames = config.frames or int(extractor.config["clip"]["frames"])
         plans.append(spread_windows(len(times), frames, training_stride(extractor.config, times), config.windows))
     tasks = [
         (task.videos[number].path, indices[task.videos[number].name], np.unique(plan).tolist())
@@ -256,6 +247,11 @@ def fill(arms: "list[Arm]", task: Task, extractor: "FeatureExtractor", config: C
     return task.take(kept), dict(quarantine.reasons)
 
 
+def clip_frames(extractor: "FeatureExtractor", config: Config) -> int:
+    """Frames a clip: as asked for, otherwise as in training."""
+    return int(extractor.config["clip"]["frames"]) if config.frames is None else config.frames
+
+
 def _judge(judge: Any, arms: "list[Arm]", task: Task, config: Config) -> "list[Row]":
     from vidssl.datasets.scan import progress_bar
 
@@ -269,7 +265,7 @@ def protocol(task: Task, extractor: "FeatureExtractor", config: Config) -> list[
     """What was done, in words: a figure without it says nothing."""
     trained_on = {video["name"] for video in extractor.config["data"]["manifest"]["videos"]}
     seen = sum(video.name in trained_on for video in task.videos)
-    frames = config.frames or extractor.config["clip"]["frames"]
+    frames = clip_frames(extractor, config)
     rate = f"{extractor.fps:g} frames/s" if extractor.fps else f"stride {extractor.config['clip']['stride']}"
     height, width = extractor.image_size
     lines = [

@@ -73,11 +73,11 @@ def main(argv: list[str] | None = None) -> int:
 def extract(config: Config) -> None:
     """Extract as configured; the function behind the command."""
     from vidssl.datasets.quarantine import Quarantine
+    from vidssl.device import choose_device
     from vidssl.features import load_encoder
-    from vidssl.scripts.evaluate import find_device
 
     listed = _check_out(config)
-    extractor = load_encoder(config.run, device=find_device(config.device))
+    extractor = load_encoder(config.run, device=choose_device(config.device))
     videos = find_videos(config.data)
     listed.unlink(missing_ok=True)  # of an earlier extraction
     quarantine = Quarantine(listed, config.max_failed)

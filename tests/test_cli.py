@@ -18,8 +18,11 @@ WAITS = """
 import sys, time, types
 from vidssl.scripts import cli
 def wait(argv):
-    print("waiting", flush=True)
-    time.sleep(60)
+    try:
+        print("waiting", flush=True)
+        time.sleep(60)
+    finally:
+        print("tidied", flush=True)
 sys.modules["vidssl.scripts.wait"] = types.SimpleNamespace(main=wait)
 cli.COMMANDS["wait"] = "waits"
 sys.exit(cli.main(["wait"]))
@@ -128,14 +131,17 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
     assert process.returncode == 141
 
 
-def test_ctrl_c_gives_130_and_no_traceback() -> None:
+@pytest.mark.parametrize(
+    ("number", "status", "told"), [(signal.SIGINT, 130, "interrupted\n"), (signal.SIGTERM, 143, "")]
+)
+def test_ctrl_c_and_sigterm_tidy_up_without_a_traceback(number: int, status: int, told: str) -> None:
     process = subprocess.Popen([sys.executable, "-c", WAITS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "waiting\n"
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert error == "interrupted\n"
+    process.send_signal(number)
+    out, error = process.communicate(timeout=30)
+    assert process.returncode == status
+    assert (out, error) == ("tidied\n", told)
 
 
 def test_the_installed_command_runs() -> None:

@@ -87,6 +87,10 @@ def test_light_uses_import_nothing_heavy(use: str) -> None:
     assert fresh(f"import sys; {use}; print(sorted({HEAVY!r} & set(sys.modules)))") == "[]"
 
 
+def test_what_is_lazy_shows_in_a_listing() -> None:
+    assert fresh("import vidssl; print({*vidssl.__all__} <= {*dir(vidssl)})") == "True"
+
+
 def test_help_costs_little() -> None:
     # processor seconds, not the clock: other work on the machine does not count
     used = fresh("import time; from vidssl.scripts.cli import main; main(['--help']); print(time.process_time())")

@@ -228,6 +228,8 @@ def test_refusals(tmp_path: Path) -> None:
         Budget(steps=2, minutes=3)
     with pytest.raises(vidssl.VidsslError, match="choose from auto, cpu, cuda"):
         make_fabric("tpu")
+    with pytest.raises(vidssl.VidsslError, match="devices: got 0; on cpu choose 1 or more"):
+        make_fabric("cpu", devices=0)
 
 
 @pytest.fixture

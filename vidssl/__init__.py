@@ -23,3 +23,7 @@ def __getattr__(name: str) -> Any:  # torch is imported when it is first needed,
 
         return getattr(features, name)
     raise AttributeError(f"module 'vidssl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:  # what is not imported yet shows too, in a shell's completion
+    return sorted({*globals(), *__all__})

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from vidssl.checkpoint import read_config, read_state, replacing, write_config, write_model, write_state
 from vidssl.core.random import mix_ints
+from vidssl.device import choose_device
 from vidssl.errors import VidsslError
 from vidssl.progress import TrainingDisplay
 
@@ -127,15 +128,17 @@ def make_fabric(device: str = "auto", devices: int = 1, precision: str = "32") -
         device: `"auto"`, `"cpu"` or `"cuda"`.
         devices: processes; more than one trains with DDP. Under torchrun or SLURM their number counts instead.
         precision: `"32"` or `"bf16"`.
+
+    Raises:
+        VidsslError: no such device, or not so many of them.
     """
     from lightning_fabric import Fabric
 
-    if device not in ("auto", "cpu", "cuda"):
-        raise VidsslError(f"device: got {device!r}; choose from auto, cpu, cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise VidsslError("device: got 'cuda', but torch sees no CUDA GPU; use --device cpu")
-    accelerator = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    accelerator = choose_device(device)
     devices, nodes = _processes(devices)
+    if devices < 1 or (accelerator == "cuda" and devices > torch.cuda.device_count()):
+        most = f"1 to {torch.cuda.device_count()}, the GPUs here" if accelerator == "cuda" else "1 or more"
+        raise VidsslError(f"devices: got {devices}; on {accelerator} choose {most}")
     strategy = "ddp" if devices * nodes > 1 else "auto"
     fabric_precision: Any = {"32": "32-true", "bf16": "bf16-mixed"}[precision]
     fabric = Fabric(

@@ -96,7 +96,8 @@ def test_mistakes_are_answered_before_decoding(run: Path, videos: Path, tmp_path
         ([str(run), str(videos), "--targets", str(words)], "not a number"),
         ([str(run), str(videos), "--targets", str(short)], "no row for 19 of 20"),
         ([str(run), str(videos), "--targets", str(tmp_path / "none.csv")], "no such file"),
-        ([str(run), str(videos), "--seeds", "0"], "at least 1"),
+        ([str(run), str(videos), "--seeds", "0"], "--seeds: got 0; at least 1"),
+        ([str(run), str(videos), "--frames", "0"], "--frames: got 0; at least 1"),
         ([str(run), str(videos), "--device", "tpu"], "auto, cpu, cuda"),
         ([str(tmp_path), str(videos)], "no run folder"),
     ]
