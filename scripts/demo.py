@@ -30,7 +30,7 @@ class Config:
 
     out: Path = Path("runs/demo")
     """folder for demonstrations, run, results and report"""
-    demo_episodes: int = 100
+    demo_episodes: int = 200
     """demonstrations to record and clone"""
     minutes: float = 3.0
     """of self-supervised training"""
@@ -74,7 +74,11 @@ def run(config: Config) -> int:
             data=config.out / "demos" / "episodes",
             out=config.out / "run",
             encoder="control",
-            stride=1,
+            options=["cells=1.0"],
+            views="none",
+            frames=8,
+            batch_size=16,
+            lr=3e-3,
             minutes=config.minutes,
             cache=config.out / "cache",
             seed=config.seed,
