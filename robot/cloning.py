@@ -178,8 +178,7 @@ def encode_episodes(extractor: FeatureExtractor, demos: Demonstrations) -> Tenso
     starts = torch.unique(demos.first).tolist()
     ends = [*starts[1:], len(demos.first)]
     episodes = [extractor(demos.frames[start:end]).cpu() for start, end in zip(starts, ends, strict=True)]
-    # The head trains on these: plain tensors, where the extractor gives inference tensors.
-    return torch.cat(episodes).clone()
+    return torch.cat(episodes)
 
 
 def split_episodes(first: Tensor, config: CloningConfig) -> tuple[Tensor, Tensor]:

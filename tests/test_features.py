@@ -147,3 +147,20 @@ def test_run_folders_that_cannot_be_loaded(tmp_path: Path) -> None:
     (run / "model.safetensors").unlink()
     with pytest.raises(vidssl.VidsslError, match="has not saved a model yet"):
         vidssl.load_encoder(run)
+
+
+def test_a_head_can_be_trained_on_features() -> None:
+    enc = FeatureExtractor.random("small", (64, 64))
+    for features in (enc(frames(5, 64, 64)), enc.step(frames(64, 64))):
+        head = nn.Linear(enc.dim, 2)
+        head(features).sum().backward()
+        assert head.weight.grad is not None
+        assert not features.requires_grad
+    assert all(parameter.grad is None for parameter in enc.encoder.parameters())
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there(tmp_path: Path, device: str) -> None:
+    run = write_run(tmp_path)
+    with pytest.raises(vidssl.VidsslError, match=f"device: torch can't use '{device}'"):
+        vidssl.load_encoder(run, device=device)

@@ -53,7 +53,7 @@ class FeatureExtractor:
             raise VidsslError(f"output: got {output!r}; choose from {', '.join(OUTPUTS)}")
         if output == "context" and context is None:
             raise VidsslError('output "context": this run exports no context; use output="encoder"')
-        self.device = torch.device(device)
+        self.device = _usable(device)
         self.encoder: Any = encoder.to(self.device).eval().requires_grad_(False)
         self.context: Any = (
             context.to(self.device).eval().requires_grad_(False) if output == "context" and context else None
@@ -72,7 +72,7 @@ class FeatureExtractor:
             encoder = build_encoder(name, size)
         return cls(encoder, None, size, device=device)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: heads are trained on these features
     def __call__(self, frames: np.ndarray | Tensor) -> Tensor:
         """Features of whole clips: uint8 `[T,H,W,3]` -> float32 `[T,D]`, or `[B,T,H,W,3]` -> `[B,T,D]`.
 
@@ -105,7 +105,7 @@ class FeatureExtractor:
             )
         self._fresh = mask if self._fresh is None else self._fresh | mask
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def step(self, frame: np.ndarray | Tensor) -> Tensor:
         """The next frame of a stream: uint8 `[H,W,3]` -> float32 `[D]`; of B streams: `[B,H,W,3]` -> `[B,D]`."""
         frame = self._checked(frame, (3, 4), "[H,W,3] or [B,H,W,3]")
@@ -163,6 +163,16 @@ class FeatureExtractor:
         return flat.unflatten(0, x.shape[:-3])
 
 
+def _usable(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:  # torch's words for no such name, no GPU, no such GPU
+        reason = str(error).partition("\n")[0]
+        raise VidsslError(f'device: torch can\'t use {str(device)!r} ({reason}); pass device="cpu"') from error
+    return found
+
+
 def load_encoder(run: str | Path, device: str | torch.device = "cpu", output: Output | None = None) -> FeatureExtractor:
     """The frozen encoder of a run folder.
 
@@ -171,7 +181,8 @@ def load_encoder(run: str | Path, device: str | torch.device = "cpu", output: Ou
         device: where to run it.
         output: `"encoder"` or `"context"`; None takes the one that the run exports.
     Raises:
-        VidsslError: not a run folder, another version, weights that are missing, damaged or of another architecture.
+        VidsslError: not a run folder, another version, weights that are missing, damaged or of another architecture, a
+            device that torch can't use.
     """
     config = read_config(run)
     weights = read_model(run)
