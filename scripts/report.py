@@ -70,7 +70,9 @@ def plot_training(metrics: Path, path: Path) -> None:
     left, right = figure.subplots(1, 2)
     for axes, name, label in ((left, "loss", "loss"), (right, "rankme", "effective rank")):
         points = [(line["step"], line[name]) for line in lines if name in line]
-        axes.plot(*zip(*points, strict=True), color="#d1495b", marker="." if name == "rankme" else None)
+        axes.plot(*zip(*points, strict=True), color="#d1495b", marker="." if len(points) < 20 else None)
+        if not points:
+            axes.text(0.5, 0.5, "the run was too short for it", ha="center", transform=axes.transAxes)
         axes.set_xlabel("step")
         axes.set_title(label, fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)

@@ -256,6 +256,8 @@ def fit(
                 log.write(step, monitor(method))
             if step % config.checkpoint_every == 0:
                 save()
+        if total is None and not stopped_by and monitor is not None and fabric.is_global_zero and step > first_step:
+            log.write(step, monitor(method))  # the clock says only now that the last step was the last
         save()
     return Outcome(step, time.perf_counter() - started, stopped_by)
 
