@@ -134,7 +134,7 @@ class PackedCache:
 
         Args:
             videos: a folder, list file or video, or a list of `VideoFile`.
-            folder: of the cache; made here.
+            folder: of the cache; made here, unless it is there and empty.
             size: of the frames, a side in pixels or (H, W).
             workers, start, quarantine, memory, progress: see `scan_videos`.
             deadline: seconds without progress (a file's index, or the next 64 frames) after which a file is given up.
@@ -146,7 +146,11 @@ class PackedCache:
         quarantine = Quarantine() if quarantine is None else quarantine
         files = find_videos(videos) if isinstance(videos, str | Path) else list(videos)
         source = [[file.name, file.label, file_stamp(file.path)] for file in files]
-        if folder.exists():
+        if folder.exists() and not folder.is_dir():
+            raise VidsslError(f"{folder}: a file; name a folder for the cache")
+        if folder.exists() and any(folder.iterdir()):
+            if not (folder / "index.json").exists():
+                raise VidsslError(f"{folder}: holds other things than a packed cache; name a new or empty folder")
             cache = cls.open(folder)
             cache._check_same(shape, source)
             quarantine.mended(video.name for video in cache.videos)

@@ -79,6 +79,14 @@ def test_is_used_again_only_for_the_same(folder: Path) -> None:
         build(folder)
 
 
+def test_takes_an_empty_folder_and_no_other(folder: Path) -> None:
+    (folder.parent / "cache").mkdir()
+    assert len(build(folder).videos) == 3
+    for place, message in ((folder, "holds other things"), (folder / "walk" / "v0.mp4", "a file; name a folder")):
+        with pytest.raises(VidsslError, match=message):
+            PackedCache.build(folder, place, 16, workers=1, start="fork", progress=False)
+
+
 def test_refuses_a_disk_that_is_too_small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 1000))
     with pytest.raises(VidsslError, match="make room"):
