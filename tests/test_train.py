@@ -1,13 +1,13 @@
 """The loop: exact resume after kill -9, SIGTERM, budgets, what a run folder holds, what is refused."""
 
 import json
-import os
+import multiprocessing
 import resource
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -135,59 +135,62 @@ def assert_same_weights(a: Path, b: Path) -> None:
             assert torch.equal(value, states[1]["optimizer"]["state"][number][key]), (number, key)
 
 
-CHILD = """
-import sys
-from pathlib import Path
-import torch
-sys.path.insert(0, {folder!r})
-from test_train import Noise, train
-from vidssl.train import Budget
-torch.set_num_threads(1)
-outcome = train(Path(sys.argv[1]), Budget(steps=40), resume=sys.argv[2] == "resume", loader=Noise(pause=0.03))
-print(outcome.step, outcome.stopped_by)
-"""
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["torch", "lightning_fabric"])  # imported once; each child then starts in no time
 
 
-def child(run: Path, resume: bool) -> subprocess.Popen[str]:
-    code = CHILD.format(folder=str(Path(__file__).parent))
-    command = [sys.executable, "-c", code, str(run), "resume" if resume else "new"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def slow_training(run: Path, resume: bool, outcome: Connection) -> None:
+    torch.set_num_threads(1)
+    ended = train(run, Budget(steps=40), resume=resume, loader=Noise(pause=0.03))
+    outcome.send((ended.step, ended.stopped_by))
 
 
-def wait_for_line(run: Path, count: int, process: subprocess.Popen[str]) -> None:
+def child(run: Path, resume: bool) -> tuple[ForkServerProcess, Connection]:
+    """A process that trains, and where it says how that ended."""
+    here, there = _CONTEXT.Pipe(duplex=False)
+    process = _CONTEXT.Process(target=slow_training, args=(run, resume, there))
+    process.start()
+    there.close()
+    return process, here
+
+
+def wait_for_line(run: Path, count: int, process: ForkServerProcess) -> None:
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and process.is_alive():
         path = run / "metrics.jsonl"
         if path.exists() and len(path.read_text().splitlines()) >= count:
             return
         time.sleep(0.01)
-    raise AssertionError(f"the run wrote fewer than {count} lines: {process.communicate()}")
+    process.kill()
+    raise AssertionError(f"the run wrote fewer than {count} lines")
 
 
 def test_kill_nine_three_times_then_resume_is_bit_identical(tmp_path: Path) -> None:
     train(tmp_path / "whole", Budget(steps=40))
     killed_at = sorted(int(x) for x in torch.randint(2, 39, (3,), generator=torch.Generator().manual_seed(1)))
     for turn, step in enumerate(killed_at):
-        process = child(tmp_path / "killed", resume=turn > 0)
+        process, outcome = child(tmp_path / "killed", resume=turn > 0)
         wait_for_line(tmp_path / "killed", step, process)
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-        process.communicate()
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        outcome.close()
     train(tmp_path / "killed", Budget(steps=40), resume=True)
     assert_same_weights(tmp_path / "whole", tmp_path / "killed")
     assert [line["step"] for line in metrics(tmp_path / "killed")] == list(range(1, 41))
 
 
 def test_sigterm_saves_and_ends(tmp_path: Path) -> None:
-    process = child(tmp_path / "run", resume=False)
+    process, outcome = child(tmp_path / "run", resume=False)
     wait_for_line(tmp_path / "run", 7, process)
     process.terminate()
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    step, name = out.split()
-    assert name == "SIGTERM"
+    assert outcome.poll(60)
+    step, name = outcome.recv()
+    outcome.close()
+    process.join()
+    assert (process.exitcode, name) == (0, "SIGTERM")
     saved = torch.load(tmp_path / "run" / "trainer.pt", weights_only=True)["step"]
-    assert 7 <= saved == int(step) < 40
+    assert 7 <= saved == step < 40
 
 
 def test_minutes_budget(tmp_path: Path) -> None:
