@@ -58,7 +58,7 @@ def run(config: Config) -> int:
     if config.out.exists():
         if not config.overwrite:
             raise VidsslError(f"{config.out} is there already; pass --overwrite to replace it, or choose another --out")
-        shutil.rmtree(config.out)
+        _remove_demo(config.out)
     started = time.perf_counter()
     seconds: dict[str, float] = {}
 
@@ -107,3 +107,13 @@ def run(config: Config) -> int:
     print(f"\nlearned features: {score} reached the beacon (95 %: {low:.2f} to {high:.2f})")
     print(f"done in {minutes:.1f} min; open {report}")
     return 0
+
+
+def _remove_demo(folder: Path) -> None:
+    """Delete what a demo wrote, and nothing else."""
+    if any(folder.iterdir()) and not (folder / "demos" / "recording.json").exists():
+        raise VidsslError(f"{folder} holds something other than a demo; choose another --out")
+    for part in ("demos", "run", "cache", "evaluation"):
+        shutil.rmtree(folder / part, ignore_errors=True)
+    for file in ("training.png", "report.html"):
+        (folder / file).unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import tyro
 
 from vidssl.errors import VidsslError, unknown_name
@@ -26,7 +27,7 @@ from vidssl.errors import VidsslError, unknown_name
 class Config:
     """See the text above."""
 
-    data: tyro.conf.Positional[Path]
+    data: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DATA")]]
     """folder of videos, list file or single video"""
     out: Path
     """run folder to write"""
@@ -49,7 +50,7 @@ class Config:
     steps: int | None = None
     """train for so many steps"""
     epochs: int | None = None
-    """train for so many passes, a clip of each video a pass"""
+    """train for so many passes; in one, a video gives as many clips as fit into it end to end"""
     minutes: float | None = None
     """train for so many minutes; 10 when no budget is given"""
     lr: float = 1e-3
@@ -72,13 +73,13 @@ class Config:
     """steps between checkpoints"""
     monitor_every: int = 200
     """steps between online probes"""
-    device: str = "auto"
-    """auto, cpu or cuda"""
+    device: Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda}")] = "auto"
+    """where to train"""
     devices: int = 1
-    """processes on this machine (DDP); torchrun and SLURM are found by themselves"""
+    """processes on this machine (DDP, with --cache); torchrun and SLURM are found by themselves"""
     seed: int = 0
     """of everything random"""
-    resume: bool = False
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """go on with the run in --out from its last checkpoint"""
 
 
@@ -110,7 +111,15 @@ def run(config: Config) -> int:
         checkpoint_every=config.checkpoint_every,
         monitor_every=config.monitor_every,
     )
+    if (config.out / "config.json").exists() != config.resume:  # said before the videos are indexed
+        raise VidsslError(
+            f"{config.out} holds no run; leave --resume out to begin one"
+            if config.resume
+            else f"{config.out} holds a run already; pass --resume to go on with it, or choose another --out"
+        )
     fabric = make_fabric(config.device, config.devices, config.precision)
+    if fabric.world_size > 1 and config.cache is None:  # a file that fails in mid-training would leave ranks uneven
+        raise VidsslError(f"{fabric.world_size} processes train from a packed cache: give --cache FOLDER")
     torch.manual_seed(config.seed)
     views = method_class.default_views(size) if config.views == "published" else Views.none(size)
     method = method_class(build_encoder(config.encoder, size), views, **options)
@@ -187,35 +196,42 @@ def _quarantine(config: Config, fabric: Any) -> Any:
 
 
 def make_monitor(config: Config, source: Any, loader: Any) -> Any:
-    """The online probe on the middle clip of up to 256 videos spread over the data."""
+    """The online probe on the middle clip of up to 256 videos spread over the data; files that fail are set aside."""
     import torch
 
     from vidssl.datasets.files import VideoFile, read_groups
     from vidssl.datasets.video import spread_frames
+    from vidssl.datasets.workers import Failure
     from vidssl.evaluate.online import OnlineProbe
 
-    chosen = [loader.videos[i] for i in spread_frames(len(loader.videos), min(256, len(loader.videos)))]
-    clips = torch.stack([_middle_clip(config, source, video) for video in chosen])
+    chosen, clips = [], []
+    candidates = [loader.videos[i] for i in spread_frames(len(loader.videos), min(256, len(loader.videos)))]
+    for video, clip in zip(candidates, _middle_clips(config, source, candidates), strict=True):
+        if isinstance(clip, Failure):
+            loader.quarantine.add(video.name, clip.reason)
+        else:
+            chosen.append(video)
+            clips.append(torch.as_tensor(clip))
+    if not chosen:
+        return None
     labels = [video.label for video in chosen]
     groups = None
     if config.groups is not None:
         groups = read_groups(config.groups, [VideoFile(Path(v.name), v.name, v.label) for v in chosen])
-    return OnlineProbe(clips, None if None in labels else labels, groups)
+    return OnlineProbe(torch.stack(clips).movedim(-1, 2), None if None in labels else labels, groups)
 
 
-def _middle_clip(config: Config, source: Any, video: Any) -> Any:
-    """The clip in the middle of a video: uint8 [T,C,H,W]."""
+def _middle_clips(config: Config, source: Any, videos: Any) -> Any:
+    """The clip in the middle of each video: uint8 [T,H,W,C], or why it can't be read."""
     from vidssl.datasets.cache import PackedCache
-    from vidssl.datasets.video import VideoReader
+    from vidssl.scripts.decoding import decode
 
     span = (config.frames - 1) * config.stride + 1
-    first = (video.frames - span) // 2
-    frames = range(first, first + span, config.stride)
+    plans = [np.arange(config.frames) * config.stride + (video.frames - span) // 2 for video in videos]
     if isinstance(source, PackedCache):
-        return source.frames([held.name for held in source.videos].index(video.name), frames)
-    path = next(file.path for file in source if file.name == video.name)
-    with VideoReader(path, (config.size, config.size)) as reader:
-        return reader.read(frames)[0]
+        return [source.gather([(video.source, plan)])[0] for video, plan in zip(videos, plans, strict=True)]
+    tasks = [(*video.source, plan.tolist()) for video, plan in zip(videos, plans, strict=True)]
+    return decode(tasks, (config.size, config.size), config.workers, config.deadline)
 
 
 def clip_rate(videos: Any, stride: int) -> float | None:
@@ -244,11 +260,20 @@ def method_options(method: Any, name: str, given: list[str]) -> dict[str, Any]:
             raise VidsslError(f"--options: got {text!r}; write name=value; {name} has {', '.join(known)}")
         if key not in known:
             raise unknown_name(f"{name} option", key, known)
-        try:
-            options[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            options[key] = value
+        options[key] = _value(f"{name} option {key}", value, known[key])
     return options
+
+
+def _value(what: str, text: str, default: Any) -> Any:
+    """What an option's text says: of the default's kind, or None."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    kinds = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}.get(type(default), (object,))
+    if value is not None and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+        raise VidsslError(f"{what}: got {text!r}; write a value like its default, {default!r}")
+    return value
 
 
 def report(config: Config, outcome: Any, fabric: Any) -> int:

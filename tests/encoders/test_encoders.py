@@ -103,8 +103,8 @@ def test_context_forgets_rows(name: str) -> None:
 
 def test_gru_step_worked_by_hand() -> None:
     """With zero weights and biases a GRU cell halves its state: h' = (1 - 1/2) tanh(0) + 1/2 h."""
-    context = build_context("gru", 2, 2)
+    context = build_context("gru", 4, 4)
     for parameter in context.parameters():
         nn.init.zeros_(parameter)
-    out, _ = context.step(torch.ones(1, 2), [torch.full((1, 1, 2), 0.8)])
-    torch.testing.assert_close(out, torch.full((1, 2), 0.4))
+    out, _ = context.step(torch.ones(1, 4), [torch.full((1, 1, 4), 0.8)])
+    torch.testing.assert_close(out, torch.full((1, 4), 0.4))

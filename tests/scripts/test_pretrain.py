@@ -72,8 +72,13 @@ def test_image_cpc_and_method_options(videos: Path, tmp_path: Path) -> None:
     [
         (["--method", "cpd"], "unknown method 'cpd'; the methods here are: cpc, cpc-image"),
         (["--encoder", "vgg"], "unknown encoder 'vgg'; the encoders here are: control, resnet18"),
-        (["--options", "negative=both"], "unknown cpc option 'negative'; the cpc options here are: context"),
+        (["--options", "negative=both"], "unknown cpc option 'negative'; the cpc options here are: cells, context"),
         (["--options", "negatives"], "write name=value"),
+        (["--options", "steps=abc"], "cpc option steps: got 'abc'; write a value like its default, 3"),
+        (["--options", "output=foo"], "output: got 'foo'; choose from encoder, context"),
+        (["--options", "context_dim=30"], "context size: got 30; give a multiple of 4"),
+        (["--options", "temperature=-1"], "temperature: got -1; give one above 0"),
+        (["--resume"], "holds no run; leave --resume out to begin one"),
         (["--frames", "40"], "no video is long enough for a clip of 40 frames"),
         (["--batch-size", "400"], "lower the batch size"),
         (["--minutes", "3"], "give one of steps, epochs or minutes"),
@@ -100,6 +105,23 @@ def test_too_many_broken_files_stop_the_run(videos: Path, tmp_path: Path, capsys
     assert "4 of 8" in capsys.readouterr().err
     assert len((tmp_path / "run" / "quarantine.csv").read_text().splitlines()) == 5
     assert pretrain(data, tmp_path / "other", "--max-failed", "0.6") == 0
+
+
+def test_a_video_with_a_broken_middle_is_set_aside(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for path in videos.rglob("*.mp4"):
+        whole = bytearray(path.read_bytes())
+        if path.name == "3.mp4":
+            start, end = whole.index(b"mdat") + 4, whole.index(b"moov") - 4
+            middle = slice(start + (end - start) // 3, end)
+            whole[middle] = np.random.default_rng(0).bytes(middle.stop - middle.start)
+        (data / path.name).write_bytes(whole)
+    assert pretrain(data, tmp_path / "run", "--monitor-every", "2") == 0
+    assert "left out: 3.mp4" in capsys.readouterr().err
+    assert "3.mp4" in (tmp_path / "run" / "quarantine.csv").read_text()
 
 
 def test_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

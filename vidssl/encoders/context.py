@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidssl.errors import unknown_name
+from vidssl.errors import VidsslError, unknown_name
 
 State = list[Tensor] | None
 
@@ -116,7 +116,9 @@ CONTEXTS: dict[str, Callable[[int, int], GRUContext | TransformerContext]] = {
 
 
 def build_context(name: str, dim_in: int, dim: int) -> GRUContext | TransformerContext:
-    """An untrained context by its name in `CONTEXTS`: features of `dim_in` -> contexts of `dim`."""
+    """An untrained context by its name in `CONTEXTS`: features of `dim_in` -> contexts of `dim`, a multiple of 4."""
     if name not in CONTEXTS:
         raise unknown_name("context", name, CONTEXTS)
+    if dim < 4 or dim % 4:
+        raise VidsslError(f"context size: got {dim}; give a multiple of 4 (the transformer's heads)")
     return CONTEXTS[name](dim_in, dim)

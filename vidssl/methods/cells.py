@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidssl.core import gather, world
+from vidssl.core import gather, info_nce, world
 
 
 class CellContrast(nn.Module):
@@ -38,7 +38,6 @@ class CellContrast(nn.Module):
         query = self.query(z[:, :-1]).flatten(0, 1).unflatten(1, (self.cells, -1))  # [N,n,E], N = B*(T-1)
         key = gather(self.key(maps[:, 1:].flatten(3).mT).flatten(0, 1))  # [M,n,E], M = N of all ranks
         query, key = F.normalize(query, dim=-1), F.normalize(key, dim=-1)
-        similarity = torch.einsum("ine,jne->nij", query, key) / self.temperature
-        rank, _ = world()
-        positive = rank * len(query) + torch.arange(len(query), device=z.device)
-        return F.cross_entropy(similarity.flatten(0, 1), positive.repeat(self.cells))
+        positive = world()[0] * len(query) + torch.arange(len(query), device=z.device)
+        of_cells = zip(query.unbind(1), key.unbind(1), strict=True)
+        return torch.stack([info_nce(q, k, positive, self.temperature) for q, k in of_cells]).mean()

@@ -25,6 +25,7 @@ from vidssl.views import Views
 
 Negatives = Literal["same-video", "other-videos", "both"]
 NEGATIVES = ("same-video", "other-videos", "both")
+OUTPUTS = ("encoder", "context")
 
 
 class CPC(nn.Module):
@@ -63,8 +64,12 @@ class CPC(nn.Module):
         super().__init__()
         if negatives not in NEGATIVES:
             raise VidsslError(f"negatives: got {negatives!r}; choose from {', '.join(NEGATIVES)}")
+        if output not in OUTPUTS:
+            raise VidsslError(f"output: got {output!r}; choose from {', '.join(OUTPUTS)}")
         if steps < 1:
             raise VidsslError(f"steps: got {steps}; CPC predicts at least 1 step ahead")
+        if temperature is not None and temperature <= 0:
+            raise VidsslError(f"temperature: got {temperature}; give one above 0, or None for plain dot products")
         self.encoder, self.views = encoder, views
         self.context = build_context(context, encoder.dim, context_dim)
         key_dim = project or encoder.dim
@@ -74,7 +79,9 @@ class CPC(nn.Module):
         self.cell_contrast: CellContrast | None = None
         if cells:
             with torch.no_grad():
+                encoder.eval()  # a look at the map's shape must not move batch statistics
                 channels, height, width = encoder.maps(torch.zeros(1, 1, 3, *views.size)).shape[2:]
+                encoder.train()
             self.cell_contrast = CellContrast(encoder.dim, channels, height * width)
         self.negatives, self.temperature, self.output = negatives, temperature, output
 
