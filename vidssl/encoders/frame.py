@@ -30,9 +30,7 @@ class FrameEncoder(nn.Module):
 
     def __init__(self, trunk: nn.Module, head: nn.Module, dim: int, sees: Sees = "colour") -> None:
         super().__init__()
-        # channels last: convolutions on CPUs and tensor cores work in it, and the maps follow the weights
-        self.trunk, self.head = trunk.to(memory_format=torch.channels_last), head
-        self.dim, self.sees = dim, sees
+        self.trunk, self.head, self.dim, self.sees = trunk, head, dim, sees
         self.past = 0 if sees == "colour" else 1
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -63,7 +61,8 @@ class FrameEncoder(nn.Module):
 def resnet_encoder(name: str, size: tuple[int, int], sees: Sees = "colour") -> FrameEncoder:
     """torchvision's ResNet without its classifier, mean over the last map; D = 512 (18, 34) or 2048 (50).
 
-    Batch norm as published. Where it sees both colour and motion, its first convolution takes six channels.
+    Batch norm as published. Where it sees both colour and motion, its first convolution takes six channels. Fully
+    convolutional: `size` changes nothing.
     """
     import torchvision
 
@@ -73,7 +72,9 @@ def resnet_encoder(name: str, size: tuple[int, int], sees: Sees = "colour") -> F
         nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
     dim = net.fc.in_features
     net.fc = net.avgpool = nn.Identity()
-    return FrameEncoder(_ResNetTrunk(net), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), dim, sees)
+    # Channels last: what convolutions work in. Not for the small networks: torch's group norm loses digits in it.
+    trunk = _ResNetTrunk(net).to(memory_format=torch.channels_last)
+    return FrameEncoder(trunk, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), dim, sees)
 
 
 class _ResNetTrunk(nn.Module):
