@@ -60,15 +60,9 @@ def run(config: Config) -> int:
             raise VidsslError(f"{config.out} is there already; pass --overwrite to replace it, or choose another --out")
         _remove_demo(config.out)
     started = time.perf_counter()
-    seconds: dict[str, float] = {}
-
-    def stage(name: str, what: str) -> None:
-        seconds[name] = time.perf_counter()
-        print(f"\n{len(seconds)}/3 {name}: {what}", flush=True)
-
-    stage("record", f"{config.demo_episodes} episodes of the expert, noise on its actions so that it has to recover")
+    _say(f"1/3 record: {config.demo_episodes} episodes of the expert, noise on its actions so that it has to recover")
     record("vidssl/Rover-v0", config.out / "demos", config.demo_episodes, noise=0.3, seed=config.seed)
-    stage("pretrain", f"CPC on the MP4s for {config.minutes:g} min")
+    _say(f"2/3 pretrain: CPC on the MP4s for {config.minutes:g} min")
     status = pretrain.run(
         pretrain.Config(
             data=config.out / "demos" / "episodes",
@@ -86,7 +80,7 @@ def run(config: Config) -> int:
     )
     if status:
         return status
-    stage("robot-eval", f"clones of the expert on {config.episodes} layouts that no demonstration shows")
+    _say(f"3/3 robot-eval: clones of the expert on {config.episodes} layouts that no demonstration shows")
     results = robot_eval.run(
         robot_eval.Config(
             run=config.out / "run",
@@ -107,6 +101,10 @@ def run(config: Config) -> int:
     print(f"\nlearned features: {score} reached the beacon (95 %: {low:.2f} to {high:.2f})")
     print(f"done in {minutes:.1f} min; open {report}")
     return 0
+
+
+def _say(what: str) -> None:
+    print(f"\n{what}", flush=True)
 
 
 def _remove_demo(folder: Path) -> None:
