@@ -24,8 +24,10 @@ def one_a_arm(results: Sequence[EpisodeResult]) -> dict[str, EpisodeResult]:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a demo leaves, here in place of an earlier one."""
     folder = tmp_path_factory.mktemp("demo") / "out"
-    folder.mkdir()
-    (folder / "earlier.txt").touch()
+    (folder / "demos" / "episodes").mkdir(parents=True)
+    (folder / "demos" / "recording.json").write_text("{}")
+    (folder / "demos" / "episodes" / "earlier.mp4").touch()
+    (folder / "notes.txt").touch()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(showreel, "notable", one_a_arm)  # filming is most of a demo of one episode
         assert vidssl(["demo", "--out", str(folder), *FEW.split()]) == 0
@@ -66,7 +68,7 @@ def test_the_parts_can_be_used_again(demo: Path) -> None:
 
     assert load_encoder(demo / "run").image_size == (64, 64)
     assert len(list((demo / "demos" / "episodes").glob("*.mp4"))) == 5
-    assert not (demo / "earlier.txt").exists()
+    assert (demo / "notes.txt").exists(), "what a demo did not write is not its to delete"
 
 
 def test_an_earlier_demo_is_not_replaced_unasked(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,3 +76,11 @@ def test_an_earlier_demo_is_not_replaced_unasked(demo: Path, capsys: pytest.Capt
     assert vidssl(["demo", "--out", str(demo)]) == 2
     assert "pass --overwrite to replace it" in capsys.readouterr().err
     assert (demo / "report.html").read_bytes() == before
+
+
+def test_another_folder_is_never_emptied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").touch()
+    assert vidssl(["demo", "--out", str(tmp_path), "--overwrite"]) == 2
+    assert "holds something other than a demo" in capsys.readouterr().err
+    assert (tmp_path / "run" / "thesis.tex").exists()
