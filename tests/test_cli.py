@@ -15,12 +15,14 @@ from vidssl.scripts import cli
 
 # A program whose only subcommand waits: `vidssl wait`, with its own main.
 WAITS = """
-import sys, time, types
+import signal, sys, time, types
 from vidssl.scripts import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job is started with it ignored
 def wait(argv):
     try:
         print("waiting", flush=True)
-        time.sleep(60)
+        while True:
+            time.sleep(0.05)  # a signal that comes just before a sleep is seen after it
     finally:
         print("tidied", flush=True)
 sys.modules["vidssl.scripts.wait"] = types.SimpleNamespace(main=wait)
@@ -135,11 +137,15 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
     ("number", "status", "told"), [(signal.SIGINT, 130, "interrupted\n"), (signal.SIGTERM, 143, "")]
 )
 def test_ctrl_c_and_sigterm_tidy_up_without_a_traceback(number: int, status: int, told: str) -> None:
-    process = subprocess.Popen([sys.executable, "-c", WAITS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "waiting\n"
-    process.send_signal(number)
-    out, error = process.communicate(timeout=30)
+    command = [sys.executable, "-c", WAITS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        process.send_signal(number)
+        try:
+            out, error = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == status
     assert (out, error) == ("tidied\n", told)
 

@@ -157,6 +157,7 @@ def test_ctrl_c_ends_at_once_though_a_decoder_hangs(tmp_path: Path) -> None:
     write_video(tmp_path / "hang.mp4", 60)
     script = (
         "import os, signal, sys, threading\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job is started with it ignored
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from multiprocessing import active_children\n"
         "from stubs import touchy_decode\n"
