@@ -71,10 +71,12 @@ class Recording:
 
 
 def video_path(folder: Path, index: int) -> Path:
+    """Where episode `index` of a recording keeps its camera images."""
     return folder / "episodes" / f"{index:06d}.mp4"
 
 
 def steps_path(folder: Path, index: int) -> Path:
+    """Where episode `index` of a recording keeps its actions, rewards and proprioception."""
     return folder / "steps" / f"{index:06d}.safetensors"
 
 

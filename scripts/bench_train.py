@@ -1,6 +1,6 @@
 """A training step fed by the packed cache, beside the same step on a batch that lies in memory.
 
-    python -m vidssl.scripts.bench_train ../shared/data/surveillance --cache /tmp/cache
+    python -m vidssl.scripts.bench_train videos/ --cache cache
 
 Both take the same method, encoder, views and optimiser in turns, a round of steps each. The first steps of a round are
 not counted: in them the loader uses up what it had fetched while the other was training, or fetches anew. Figures are

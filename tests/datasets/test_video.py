@@ -26,7 +26,7 @@ def uneven(count: int) -> list[int]:
     return stamps
 
 
-def check_exact(path: Path, requests: int = 4) -> None:
+def assert_exact(path: Path, requests: int = 4) -> None:
     """pts, and the frames of some requests (a run, then scattered ones), equal those of a plain sequential decode."""
     expected = sequential(path)
     index = index_video(path)
@@ -47,13 +47,13 @@ def check_exact(path: Path, requests: int = 4) -> None:
 @pytest.mark.parametrize("folder", ["torture", "clips"])
 def test_real_files_are_exact(shared_data: Path, folder: str) -> None:
     for path in sorted((shared_data / folder).iterdir()):
-        check_exact(path, requests=2 if path.stat().st_size > 400_000 else 4)
+        assert_exact(path, requests=2 if path.stat().st_size > 400_000 else 4)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts", ".avi"])
 def test_variable_rate_with_b_frames_is_exact(tmp_path: Path, suffix: str) -> None:
     path = write_video(tmp_path / f"vfr{suffix}", 60, stamps=uneven(60), options=B_FRAMES)
-    check_exact(path, requests=8)
+    assert_exact(path, requests=8)
     if suffix == ".mp4":
         np.testing.assert_allclose(np.diff(index_video(path).times), np.diff(uneven(60)) / 600, atol=1e-4)
         assert index_video(path).times[0] > 0
@@ -83,7 +83,7 @@ KINDS: dict[str, Callable[[Path], Path]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_written_files_are_exact(tmp_path: Path, kind: str) -> None:
-    check_exact(KINDS[kind](tmp_path), requests=8)
+    assert_exact(KINDS[kind](tmp_path), requests=8)
 
 
 def test_stretches_start_at_keyframes_and_join(tmp_path: Path) -> None:
