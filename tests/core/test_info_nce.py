@@ -149,6 +149,34 @@ def test_lse_equals_the_plain_form(case: dict) -> None:
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("size", [0.5, 60.0])  # below and above the bound where the row maximum is subtracted
+def test_lse_with_a_bias_of_each_key(size: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, bias = (torch.randn(*n, dtype=torch.float64, generator=generator) for n in ((9, 4), (13, 4), (13,)))
+    bias = bias * size
+    rule = Exclude(torch.arange(9), torch.arange(13), "equal")
+    query.requires_grad_()
+    expected = naive_lse(query @ key.T / 0.7 + bias, [rule])
+    got = lse(query, key, 0.7, bias=bias, exclude=[rule], tile=4)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(x @ torch.linspace(-1, 1, 9).double(), query)[0] for x in (got, expected))
+    )
+    bias[1:] = -math.inf  # one key is left, and the rule takes it from anchor 0
+    alone = lse(query, key, 0.7, bias=bias, exclude=[rule])
+    assert alone[0] == -math.inf
+    torch.testing.assert_close(alone[1:], query[1:] @ key[0] / 0.7 + bias[0])
+
+
+def test_bad_bias() -> None:
+    query, key = torch.zeros(3, 4), torch.zeros(5, 4)
+    for bias in (torch.zeros(3), torch.zeros(5).long(), torch.zeros(5, device="meta")):
+        with pytest.raises(VidsslError, match=r"bias: expected one floating-point number a key, \[5\]"):
+            lse(query, key, bias=bias)
+    with pytest.raises(VidsslError, match="bias: it gets no gradient"):
+        lse(query, key, bias=torch.zeros(5, requires_grad=True))
+
+
 def test_cross_entropy_is_the_special_case() -> None:
     query, key, positives = torch.randn(300, 16), torch.randn(500, 16), torch.randint(0, 500, (300,))
     temperature = torch.tensor(0.7, requires_grad=True)

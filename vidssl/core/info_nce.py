@@ -83,10 +83,15 @@ def lse(
     key: Tensor,
     temperature: float | Tensor = 1.0,
     *,
+    bias: Tensor | None = None,
     exclude: Sequence[Exclude] = (),
     tile: int | None = None,
 ) -> Tensor:
-    """Log-sum-exp over keys of query · key / temperature, by the same sweep as `info_nce` and with its arguments.
+    """Log-sum-exp over keys of query · key / temperature + bias, by the same sweep as `info_nce`, whose arguments it has.
+
+    Args:
+        bias: [M], any floating type, a logarithmic weight of each key (the dual variable of log-domain Sinkhorn), added
+            after the division by the temperature; −∞ leaves a key out. It gets no gradient.
 
     Returns:
         [N] float32 (float64 for float64 input), in nats, differentiable once; −∞ with zero gradient for an anchor whose
@@ -95,7 +100,7 @@ def lse(
     Raises:
         VidsslError: as `info_nce`.
     """
-    pairs = make_pairs(query, key, temperature, None, exclude, tile)
+    pairs = make_pairs(query, key, temperature, None, exclude, tile, bias)
     learned = temperature if isinstance(temperature, Tensor) else None
     return _Contrast.apply(query, key, learned, pairs, False, torch.is_grad_enabled())
 
@@ -157,12 +162,14 @@ def _sweep(
     d_query = torch.empty_like(query) if weight is not None and wanted[0] else None
     d_key = torch.zeros_like(key) if weight is not None and wanted[1] else None
     buffer = query.new_empty(min(pairs.rows, len(query)), len(key))
-    bounded = _bounded(query, key, pairs.tau)
+    bounded = _bounded(query, key, pairs)
     with torch.autocast(query.device.type, enabled=False):
         for start in range(0, len(query), pairs.rows):
             rows = slice(start, start + pairs.rows)
             anchors = query[rows] / pairs.tau  # a new tensor: scaled in place below
             e = torch.mm(anchors, key.T, out=buffer[: len(anchors)])
+            if pairs.bias is not None:
+                e.add_(pairs.bias)
             losses[rows], total = _exponentials_(e, pairs, rows, bounded)
             if weight is None:
                 continue
@@ -197,14 +204,16 @@ def _exponentials_(e: Tensor, pairs: Pairs, rows: slice, bounded: bool) -> tuple
     return losses, total
 
 
-def _bounded(query: Tensor, key: Tensor, tau: float) -> bool:
-    """Whether |query| |key| / τ ≥ |s| is so small that exp(s) needs no subtraction of a row maximum (two passes saved).
+def _bounded(query: Tensor, key: Tensor, pairs: Pairs) -> bool:
+    """Whether |query| |key| / τ + |bias| ≥ |s| is so small that exp(s) needs no row maximum (saves two passes).
 
     A fixed shift by the bound itself would underflow at low temperature, when all scores lie far below it.
     """
-    longest_query = torch.linalg.vector_norm(query, dim=1).max() / tau
+    longest_query = torch.linalg.vector_norm(query, dim=1).max() / pairs.tau
     longest_key = torch.linalg.vector_norm(key, dim=1).max()
     factors = math.log(len(key)) + longest_query.log1p() + longest_key.log1p()
+    if pairs.bias is not None:
+        factors = factors + pairs.bias.abs().max()
     return bool(longest_query * longest_key + factors < _SAFE)
 
 

@@ -57,6 +57,7 @@ class Pairs:
     exclude: tuple[Exclude, ...]
     positives: Tensor | None = None  # int64 [N, P]; padding replaced by a positive of the same row
     share: Tensor | None = None  # float [N, P]: 1/|P(i)|, 0 for padding
+    bias: Tensor | None = None  # [M], added to every anchor's scores, in the type of sums; −∞ takes a key out
 
 
 def make_pairs(
@@ -66,6 +67,7 @@ def make_pairs(
     positives: Tensor | None,
     exclude: Sequence[Exclude],
     tile: int | None,
+    bias: Tensor | None = None,
 ) -> Pairs:
     """Check everything against everything; see `info_nce` for the arguments and errors."""
     _check_features(query, key)
@@ -73,7 +75,7 @@ def make_pairs(
     rules = _check_rules(exclude, query, key)
     rows = _rows(tile, query, key)
     if positives is None:
-        return Pairs(tau, rows, rules)
+        return Pairs(tau, rows, rules, bias=None if bias is None else _check_bias(bias, key))
     return Pairs(tau, rows, rules, *_check_positives(positives, query, key))
 
 
@@ -128,6 +130,17 @@ def _check_rules(exclude: Sequence[Exclude], query: Tensor, key: Tensor) -> tupl
                 "move the labels to the features' device"
             )
     return tuple(exclude)
+
+
+def _check_bias(bias: Tensor, key: Tensor) -> Tensor:
+    if bias.shape != key.shape[:1] or not bias.is_floating_point() or bias.device != key.device:
+        raise VidsslError(
+            f"bias: expected one floating-point number a key, [{len(key)}] on {key.device}, "
+            f"got {bias.dtype} {tuple(bias.shape)} on {bias.device}"
+        )
+    if bias.requires_grad and torch.is_grad_enabled():
+        raise VidsslError("bias: it gets no gradient here, but requires one; pass bias.detach()")
+    return bias.detach().to(sum_type(key)).contiguous()
 
 
 def _check_positives(positives: Tensor, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
