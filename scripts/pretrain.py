@@ -33,8 +33,8 @@ class Config:
     """run folder to write"""
     method: str = "cpc"
     """what to learn by: a name (an unknown one lists them all) or module:Class"""
-    encoder: str = "small-motion"
-    """network: a name (an unknown one lists them all)"""
+    encoder: str | None = None
+    """network: a name (an unknown one lists them all); the method's own choice when not given"""
     options: Annotated[list[str], tyro.conf.arg(metavar="NAME=VALUE ...")] = field(default_factory=list)
     """settings of the method, e.g. --options negatives=same-video steps=5 (an unknown one lists them all)"""
     views: Literal["published", "none"] = "published"
@@ -122,12 +122,13 @@ def run(config: Config) -> int:
         raise VidsslError(f"{fabric.world_size} processes train from a packed cache: give --cache FOLDER")
     torch.manual_seed(config.seed)
     views = method_class.default_views(size) if config.views == "published" else Views.none(size)
-    method = method_class(build_encoder(config.encoder, size), views, **options)
+    encoder_name = config.encoder or default_encoder(method_class)
+    method = method_class(build_encoder(encoder_name, size), views, **options)
     source = open_source(config, fabric)
     loader = make_loader(config, source, fabric)
     manifest = loader.manifest()
     run_config = {
-        "encoder": {"name": config.encoder, "dim": method.encoder.dim},
+        "encoder": {"name": encoder_name, "dim": method.encoder.dim},
         "context": None if method.context is None else {"name": method.context.name, "dim": method.context.dim},
         "output": method.output,
         "image_size": list(size),
@@ -149,6 +150,11 @@ def run(config: Config) -> int:
         monitor=make_monitor(config, source, loader) if fabric.is_global_zero else None,
     )
     return report(config, outcome, fabric)
+
+
+def default_encoder(method: Any) -> str:
+    """The network a method takes when none is named; a class from elsewhere that does not say gets small-motion."""
+    return getattr(method, "default_encoder", "small-motion")
 
 
 def open_source(config: Config, fabric: Any) -> Any:

@@ -224,7 +224,8 @@ def fit(
                 waited += time.perf_counter() - asked
                 last = part == config.accumulate - 1
                 with fabric.no_backward_sync(model, enabled=not last):
-                    loss, metrics = model(fabric.to_device(_tensors(batch)))
+                    clock = {"step": torch.tensor(step * config.accumulate + part), "progress": torch.tensor(fraction)}
+                    loss, metrics = model(fabric.to_device(_tensors(batch) | clock))
                     fabric.backward(loss / config.accumulate)
                 value = fabric.all_reduce(loss.detach(), reduce_op="mean").item()  # of all ranks, so all stop at a NaN
                 if not math.isfinite(value):

@@ -1,7 +1,10 @@
 """Numbers that tell a healthy representation from a collapsed one, cheap enough for every step."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+ROWS = 128  # of a batch, at most, whose singular values are taken: under a millisecond
 
 
 def spread(features: Tensor) -> Tensor:
@@ -11,3 +14,38 @@ def spread(features: Tensor) -> Tensor:
     """
     unit = F.normalize(features.detach().flatten(0, -2).float(), dim=-1)
     return (unit - unit.mean(0)).square().sum(1).mean().sqrt()
+
+
+def effective_rank(features: Tensor) -> Tensor:
+    """How many directions centred features `[..., D]` use: exp of the entropy of their singular values' shares.
+
+    Roy & Vetterli 2007, "The effective rank"; at most the number of rows less one. RankMe (Garrido et al. 2023) is the
+    same without centring. Of more than 128 rows, 128 spread evenly are taken. 0 when all rows are equal.
+    """
+    rows = features.detach().flatten(0, -2).double()
+    if len(rows) > ROWS:
+        rows = rows[torch.linspace(0, len(rows) - 1, ROWS, device=rows.device).round().long()]
+    rows = rows - rows.mean(0)
+    gram = rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows
+    if not bool(torch.isfinite(gram).all()):
+        return gram.new_tensor(float("nan"))
+    share = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+    total = share.sum()
+    share = share / total.clamp_min(1e-300)
+    return torch.where(total > 0, torch.special.entr(share).sum().exp(), 0.0).float()
+
+
+def health(features: Tensor, embeddings: Tensor | None = None) -> dict[str, Tensor]:
+    """What the collapse doctor reads: spread and effective rank of what is exported and of what the loss sees.
+
+    Args:
+        features: `[..., D]` of this rank's batch, from the encoder (or context) that a run exports.
+        embeddings: `[..., E]`, what the loss compares, before normalisation (a projector's output).
+
+    Returns:
+        Scalars `feature_spread`, `feature_rank` and, with embeddings, `embedding_spread`, `embedding_rank`.
+    """
+    numbers = {"feature_spread": spread(features), "feature_rank": effective_rank(features)}
+    if embeddings is not None:
+        numbers |= {"embedding_spread": spread(embeddings), "embedding_rank": effective_rank(embeddings)}
+    return numbers

@@ -3,8 +3,10 @@
 A method is an `nn.Module` built as `Method(encoder, views, **options)` with
 
 - `loss(batch) -> (loss, metrics)`, which is also its `forward`: a batch has `clips` uint8 `[B,T,C,H,W]`, `key` int64
-  `[B]` (the seed of a sample's views), `video` int64 `[B]`; metrics are scalar tensors;
-- `default_views(size)`: the augmentation it is published with;
+  `[B]` (the seed of a sample's views), `video` int64 `[B]`, `step` int64 (the number of the batch, alike on all ranks)
+  and `progress` float32 in [0, 1] (share of the budget spent, for schedules); metrics are scalar tensors;
+- `default_views(size)`: the augmentation it is published with; `default_encoder`: the network it takes by default;
+- `ablations`: settings in which it collapses, see `vidssl.methods.ablation`;
 - `encoder` and `context` (a module or None): what a run exports; `output`, `"encoder"` or `"context"`: which of the
   two is the feature;
 - `after_step()`, where it has one: called after every optimiser step (EMA, queues).
@@ -17,12 +19,16 @@ from typing import Any
 from torch import nn
 
 from vidssl.errors import VidsslError, unknown_name
+from vidssl.methods.byol import BYOL
 from vidssl.methods.cpc import CPC
 from vidssl.methods.cpc_image import ImageCPC
+from vidssl.methods.simclr import SimCLR
 
 METHODS: dict[str, Callable[..., nn.Module]] = {
+    "byol": BYOL,
     "cpc": CPC,
     "cpc-image": ImageCPC,
+    "simclr": SimCLR,
 }
 
 

@@ -9,17 +9,18 @@ Predictive Coding", arXiv 1807.03748.
 B clips, T frames, D feature dim, K predicted steps, A anchor times a clip, M = B*T keys (all ranks').
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidssl.core import Exclude, gather, gather_ints, info_nce, world
-from vidssl.core.monitor import spread
+from vidssl.core.monitor import health
 from vidssl.encoders.context import build_context
 from vidssl.encoders.frame import FrameEncoder
 from vidssl.errors import VidsslError
+from vidssl.methods.ablation import Ablation
 from vidssl.methods.cells import CellContrast
 from vidssl.views import Views
 
@@ -46,6 +47,9 @@ class CPC(nn.Module):
             for control, where small things at the right place matter. 0, as published, does without.
         output: the feature that a run exports, z_t (`"encoder"`) or c_t (`"context"`).
     """
+
+    default_encoder: ClassVar[str] = "small-motion"
+    ablations: ClassVar[tuple[Ablation, ...]] = ()
 
     def __init__(
         self,
@@ -126,7 +130,8 @@ class CPC(nn.Module):
         first = (rank * clips + torch.arange(clips, device=z.device)) * frames  # the key of a clip's frame 0
         ahead = torch.arange(1, steps + 1, device=z.device)
         positives = (first[None, :, None] + times + ahead[:, None, None]).flatten()
-        keys = gather(self.project(z).flatten(0, 1))
+        projected = self.project(z)
+        keys = gather(projected.flatten(0, 1))
         key_video = gather_ints(video.repeat_interleave(frames))
         query_video = video[None, :, None].expand(steps, clips, len(times)).flatten()
 
@@ -140,7 +145,7 @@ class CPC(nn.Module):
         return losses.mean(), {
             "loss_first_step": by_step[0].detach(),
             "loss_last_step": by_step[-1].detach(),
-            "spread": spread(z),
+            **health(c if self.output == "context" else z, projected),
         }
 
     def _excluded(self, query_video: Tensor, key_video: Tensor) -> list[Exclude]:

@@ -11,14 +11,17 @@ A frame is cut into a grid of half-overlapping patches; from the rows above, pre
 F frames of the batch, R rows and columns of the grid, D feature dim, K predicted rows.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidssl.core import gather, info_nce, world
-from vidssl.core.monitor import spread
+from vidssl.core.monitor import health
 from vidssl.encoders.frame import FrameEncoder
 from vidssl.errors import VidsslError
+from vidssl.methods.ablation import Ablation
 from vidssl.views import Views
 
 
@@ -36,6 +39,8 @@ class ImageCPC(nn.Module):
         temperature: of the cosine similarity; None takes the plain dot product, as published.
     """
 
+    default_encoder: ClassVar[str] = "small"
+    ablations: ClassVar[tuple[Ablation, ...]] = ()
     output = "encoder"
     context = None
 
@@ -94,7 +99,7 @@ class ImageCPC(nn.Module):
         if self.temperature is not None:
             query, keys = F.normalize(query, dim=-1), F.normalize(keys, dim=-1)
         loss = info_nce(query, keys, positives, self.temperature or 1.0)
-        return loss, {"spread": spread(z)}
+        return loss, health(z)
 
 
 class _RowsAbove(nn.Module):

@@ -1,0 +1,27 @@
+"""Target networks that follow by an exponential moving average."""
+
+import copy
+import math
+
+import torch
+from torch import nn
+
+
+def target_of(module: nn.Module) -> nn.Module:
+    """A copy of `module` that takes no gradient; `ema_` moves it."""
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+@torch.no_grad()
+def ema_(target: nn.Module, source: nn.Module, momentum: float) -> None:
+    """target ← momentum · target + (1 − momentum) · source, parameter by parameter, in place.
+
+    Buffers are left alone: batch norm's running statistics belong to the batches a network has seen itself.
+    """
+    for mine, theirs in zip(target.parameters(), source.parameters(), strict=True):
+        mine.lerp_(theirs, 1 - momentum)
+
+
+def cosine_momentum(base: float, progress: float) -> float:
+    """From `base` at progress 0 to 1 at progress 1 by half a cosine: Grill et al. 2020 (BYOL), section 3.2."""
+    return 1 - (1 - base) * (math.cos(math.pi * progress) + 1) / 2

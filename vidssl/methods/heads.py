@@ -1,0 +1,40 @@
+"""Projectors and predictors: the small networks between a feature and a loss.
+
+B clips, T frames, D feature dim.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+from torch import Tensor, nn
+
+from vidssl.core.batch_norm import BatchNorm
+
+Norm = Literal["batch", "layer"] | None
+
+
+def mlp(widths: Sequence[int], norm: Norm = "batch", last_norm: bool = False) -> nn.Sequential:
+    """`[n, widths[0]] -> [n, widths[-1]]`: linear layers with norm and ReLU between them.
+
+    Args:
+        widths: input, hidden and output sizes.
+        norm: batch norm over all ranks (most papers), layer norm (no sample sees another), or none.
+        last_norm: a batch norm without scale and shift behind the last layer (SimCLR, SimSiam, MoCo v3).
+    """
+    layers: list[nn.Module] = []
+    pairs = list(pairwise(widths))
+    for before, after in pairs[:-1]:
+        layers.append(nn.Linear(before, after, bias=norm is None))
+        if norm is not None:
+            layers.append(BatchNorm(after) if norm == "batch" else nn.LayerNorm(after))
+        layers.append(nn.ReLU())
+    layers.append(nn.Linear(*pairs[-1], bias=not last_norm))
+    if last_norm:
+        layers.append(BatchNorm(widths[-1], affine=False))
+    return nn.Sequential(*layers)
+
+
+def clip_feature(encoder: nn.Module, clips: Tensor) -> Tensor:
+    """One feature a clip: `[B,T,C,H,W] -> [B,D]`, the mean over the encoder's times."""
+    return encoder(clips).mean(1)
