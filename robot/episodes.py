@@ -112,7 +112,7 @@ def start_recording(folder: Path, meta: dict[str, Any], *, overwrite: bool = Fal
 
 def write_episode(folder: Path, index: int, frames: list[np.ndarray], episode: Episode, fps: float) -> None:
     """Write one episode: its video (`frames`, T images uint8 [H,W,3]), then its steps."""
-    from .video import write_video
+    from vidssl.datasets.mp4 import write_video
 
     write_video(video_path(folder, index), frames, fps)
     tensors = {key: getattr(episode, key) for key in ("action", "executed", "proprio", "reward")}

@@ -12,9 +12,9 @@ import gymnasium as gym
 import numpy as np
 
 from vidssl.errors import VidsslError, unknown_name
+from vidssl.rendering import load_triton_first
 
 from .registration import register
-from .rendering import load_triton_first
 
 IMAGE = "image"
 PROPRIO = "proprio"

@@ -46,7 +46,7 @@ def record(
 
     Raises VidsslError for unknown names, a folder in use, an environment without images.
     """
-    from .video import check_sides
+    from vidssl.datasets.mp4 import check_sides
 
     if policy not in POLICIES:
         raise unknown_name("policy", policy, POLICIES)

@@ -8,8 +8,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from vidssl.errors import VidsslError, unknown_name
+from vidssl.rendering import SceneRenderer, load_mujoco
 
-from .rendering import SceneRenderer, load_mujoco
 from .rover_model import ROVER_SKIN, TIMESTEP, TOP_SPEED, WHEEL_RADIUS, WHEELS, build_model, write_layout
 from .terrain import SPLITS, Floats, Layout, layout_number, make_layout
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from vidssl.datasets.mp4 import write_video
+
 from .evaluate import EpisodeResult
 from .pixels import camera_image, make_env
-from .video import caption, film_strip, fit_height, write_png, write_video
+from .video import caption, film_strip, fit_height, write_png
 
 HEIGHT = 240  # of the pictures in a video, pixels
 HOLD = 10  # times the last frame is shown, to read the outcome

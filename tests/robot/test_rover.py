@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from vidssl import rendering
 from vidssl.errors import VidsslError
-from vidssl.robot import rendering
 from vidssl.robot.registration import register
 from vidssl.robot.terrain import (
     GOAL_BEARING,

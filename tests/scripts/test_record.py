@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from vidssl.datasets.mp4 import write_video
 from vidssl.errors import VidsslError
 from vidssl.robot import expert, recording
 from vidssl.robot.episodes import open_recording, read_meta
-from vidssl.robot.video import write_video
 from vidssl.scripts.record import main
 
 sys.path.append(str(Path(__file__).parents[1] / "robot"))
