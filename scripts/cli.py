@@ -13,6 +13,7 @@ COMMANDS = {
     "extract": "write the features of a folder of videos",
     "record": "record episodes of an environment as MP4",
     "robot-eval": "judge features by the policies built on them",
+    "physics": "generate videos of moving objects, with the truth about them",
     "demo": "the whole path on generated data, with a report",
 }
 
