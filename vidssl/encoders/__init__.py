@@ -6,7 +6,7 @@ A new encoder is a function `(size) -> nn.Module` and one line in `ENCODERS`.
 from collections.abc import Callable
 from functools import partial
 
-from vidssl.encoders.frame import FrameEncoder, control_encoder, resnet_encoder, small_encoder
+from vidssl.encoders.frame import FrameEncoder, control_encoder, fine_encoder, resnet_encoder, small_encoder
 from vidssl.errors import VidsslError, unknown_name
 
 ENCODERS: dict[str, Callable[[tuple[int, int]], FrameEncoder]] = {
@@ -18,6 +18,9 @@ ENCODERS: dict[str, Callable[[tuple[int, int]], FrameEncoder]] = {
     "small": small_encoder,
     "small-motion": partial(small_encoder, sees="motion"),
     "small-both": partial(small_encoder, sees="both"),
+    "small-grey": partial(small_encoder, sees="grey"),
+    "fine-both": partial(fine_encoder, sees="both"),
+    "fine-grey": partial(fine_encoder, sees="grey"),
     "control": control_encoder,
 }
 

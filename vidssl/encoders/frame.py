@@ -1,4 +1,5 @@
-"""Frame encoders: a convolutional network on every frame's colours, on what moved since the frame before, or on both.
+"""Frame encoders: a convolutional network on every frame's colours, on its luma, on what moved since the frame before,
+or on colours and motion.
 
 B clips, T frames, C = 3 colours, H x W pixels, D feature dim, h x w cells of the last map.
 """
@@ -9,11 +10,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Sees = Literal["colour", "motion", "both"]
+Sees = Literal["colour", "grey", "motion", "both"]
 
 # The mean and spread of natural frames, and of differences between successive frames of video at 5-30 Hz,
 # in units of full scale: rounded, so that networks see inputs of about unit variance.
 FRAME_MEAN, FRAME_STD, MOTION_STD = 0.45, 0.25, 0.1
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, of R, G, B
 
 
 class FrameEncoder(nn.Module):
@@ -21,7 +23,8 @@ class FrameEncoder(nn.Module):
 
     `sees` says what of a frame is shown to the trunk: its `"colour"`, its `"motion"` (the change of each colour since
     the frame before; the first frame of a clip counts as unchanged), or `"both"`. A fixed camera's motion holds
-    nothing of the scene that stands still, which a contrast between videos would otherwise latch on to.
+    nothing of the scene that stands still, which a contrast between videos would otherwise latch on to. `"grey"` is
+    luma in all three channels: what predicts colours must not have seen them.
 
     Attributes:
         dim: D.
@@ -31,7 +34,7 @@ class FrameEncoder(nn.Module):
     def __init__(self, trunk: nn.Module, head: nn.Module, dim: int, sees: Sees = "colour") -> None:
         super().__init__()
         self.trunk, self.head, self.dim, self.sees = trunk, head, dim, sees
-        self.past = 0 if sees == "colour" else 1
+        self.past = 1 if sees in ("motion", "both") else 0
 
     def forward(self, clips: Tensor) -> Tensor:
         """Features of every frame: `[B,T,3,H,W]` in [0, 1] -> `[B,T,D]`."""
@@ -50,12 +53,20 @@ class FrameEncoder(nn.Module):
 
     def _inputs(self, clips: Tensor) -> Tensor:
         """What the trunk sees: `[B,T,3,H,W]` -> `[B*T,C,H,W]`."""
-        if self.sees == "colour":
+        if self.sees == "grey":
+            clips = grey(clips)
+        if self.sees in ("colour", "grey"):
             return ((clips - FRAME_MEAN) / FRAME_STD).flatten(0, 1)
         motion = torch.diff(clips, dim=1, prepend=clips[:, :1]) / MOTION_STD
         if self.sees == "motion":
             return motion.flatten(0, 1)
         return torch.cat([(clips - FRAME_MEAN) / FRAME_STD, motion], dim=2).flatten(0, 1)
+
+
+def grey(clips: Tensor) -> Tensor:
+    """Luma in all three channels: `[B,T,3,H,W]` -> the same shape."""
+    luma = (clips * clips.new_tensor(LUMA)[:, None, None]).sum(2, keepdim=True)
+    return luma.expand_as(clips)
 
 
 def resnet_encoder(name: str, size: tuple[int, int], sees: Sees = "colour") -> FrameEncoder:
@@ -97,21 +108,28 @@ def small_encoder(size: tuple[int, int], sees: Sees = "colour") -> FrameEncoder:
     The mean over the last map tells what is happening, and forgets where.
     """
     del size  # fully convolutional up to the mean
-    trunk = _strided((6 if sees == "both" else 3, 32, 64, 128, 256))
+    trunk = _convolutions((6 if sees == "both" else 3, 32, 64, 128, 256), strides=(2, 2, 2, 2))
     return FrameEncoder(trunk, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), 256, sees)
+
+
+def fine_encoder(size: tuple[int, int], sees: Sees = "colour") -> FrameEncoder:
+    """The same with a fine map, a cell every 4 pixels, for what paints or matches pixels; twice the work; D = 128."""
+    del size  # fully convolutional up to the mean
+    trunk = _convolutions((6 if sees == "both" else 3, 32, 64, 64, 128), strides=(2, 2, 1, 1))
+    return FrameEncoder(trunk, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), 128, sees)
 
 
 def control_encoder(size: tuple[int, int]) -> FrameEncoder:
     """A faster network that keeps where things are: three strided convolutions, 8x8 cells side by side; D = 256."""
     del size  # fully convolutional up to an adaptive pool, which at 64x64 has nothing to do
     head = nn.Sequential(nn.Conv2d(64, 16, 1), nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(16 * 64, 256))
-    return FrameEncoder(_strided((3, 16, 32, 64)), head, 256)
+    return FrameEncoder(_convolutions((3, 16, 32, 64), strides=(2, 2, 2)), head, 256)
 
 
-def _strided(widths: tuple[int, ...]) -> nn.Sequential:
-    """Convolutions that each halve the map, 5x5 first and 3x3 then, with group norm: no batch statistics."""
+def _convolutions(widths: tuple[int, ...], strides: tuple[int, ...]) -> nn.Sequential:
+    """Convolutions, 5x5 first and 3x3 then, with group norm: no batch statistics."""
     layers: list[nn.Module] = []
-    for i, (before, after) in enumerate(pairwise(widths)):
+    for i, ((before, after), stride) in enumerate(zip(pairwise(widths), strides, strict=True)):
         kernel = 5 if i == 0 else 3
-        layers += [nn.Conv2d(before, after, kernel, stride=2, padding=kernel // 2), nn.GroupNorm(8, after), nn.ReLU()]
+        layers += [nn.Conv2d(before, after, kernel, stride, kernel // 2), nn.GroupNorm(8, after), nn.ReLU()]
     return nn.Sequential(*layers)
