@@ -14,13 +14,14 @@ from vidssl.core.batch_norm import BatchNorm
 Norm = Literal["batch", "layer"] | None
 
 
-def mlp(widths: Sequence[int], norm: Norm = "batch", last_norm: bool = False) -> nn.Sequential:
+def mlp(widths: Sequence[int], norm: Norm = "batch", last_norm: bool = False, last_bias: bool = True) -> nn.Sequential:
     """`[n, widths[0]] -> [n, widths[-1]]`: linear layers with norm and ReLU between them.
 
     Args:
         widths: input, hidden and output sizes.
         norm: batch norm over all ranks (most papers), layer norm (no sample sees another), or none.
         last_norm: a batch norm without scale and shift behind the last layer (SimCLR, SimSiam, MoCo v3).
+        last_bias: False where the loss takes the mean away, so that a bias would never learn (VICReg, Barlow Twins).
     """
     layers: list[nn.Module] = []
     pairs = list(pairwise(widths))
@@ -29,7 +30,7 @@ def mlp(widths: Sequence[int], norm: Norm = "batch", last_norm: bool = False) ->
         if norm is not None:
             layers.append(BatchNorm(after) if norm == "batch" else nn.LayerNorm(after))
         layers.append(nn.ReLU())
-    layers.append(nn.Linear(*pairs[-1], bias=not last_norm))
+    layers.append(nn.Linear(*pairs[-1], bias=last_bias and not last_norm))
     if last_norm:
         layers.append(BatchNorm(widths[-1], affine=False))
     return nn.Sequential(*layers)
