@@ -9,11 +9,12 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["FeatureExtractor", "VidsslError", "__version__", "load_encoder"]
+__all__ = ["FeatureExtractor", "VidsslError", "__version__", "load_encoder", "load_energy"]
 
 from vidssl.errors import VidsslError
 
 if TYPE_CHECKING:
+    from vidssl.energy import load_energy
     from vidssl.features import FeatureExtractor, load_encoder
 
 
@@ -22,6 +23,10 @@ def __getattr__(name: str) -> Any:  # torch is imported when it is first needed,
         from vidssl import features
 
         return getattr(features, name)
+    if name == "load_energy":
+        from vidssl import energy
+
+        return energy.load_energy
     raise AttributeError(f"module 'vidssl' has no attribute {name!r}")
 
 

@@ -271,13 +271,9 @@ def schedule(fraction: float, warmup: float) -> float:
 
 
 def exported(method: Any) -> dict[str, Tensor]:
-    """The tensors that a run folder publishes: of the encoder and, where there is one, the context."""
-    parts = (
-        {"encoder": method.encoder}
-        if method.context is None
-        else {"encoder": method.encoder, "context": method.context}
-    )
-    return nn.ModuleDict(parts).state_dict()
+    """The tensors that a run folder publishes: of the encoder and, where there are such, the context and the energy."""
+    parts = {"encoder": method.encoder, "context": method.context, "energy": getattr(method, "energy", None)}
+    return nn.ModuleDict({name: part for name, part in parts.items() if part is not None}).state_dict()
 
 
 def _tensors(batch: dict[str, Any]) -> dict[str, Tensor]:

@@ -34,12 +34,14 @@ def test_momentum_rises_to_one() -> None:
 
 def test_queue_overwrites_the_oldest() -> None:
     queue = Queue(4, 2)
+    assert queue.labels.tolist() == [-1] * 4
     assert torch.allclose(queue.keys.norm(dim=1), torch.ones(4))
     for number in (1.0, 2.0, 3.0):
-        queue.push(torch.full((2, 2), number))
+        queue.push(torch.full((2, 2), number), torch.tensor([1, 2]))
     assert queue.keys[:, 0].tolist() == [3.0, 3.0, 2.0, 2.0]
-    queue.push(torch.arange(6.0)[:, None].expand(6, 2))  # more than it holds: the last four
+    queue.push(torch.arange(6.0)[:, None].expand(6, 2), 10 * torch.arange(6))  # more than it holds: the last four
     assert sorted(queue.keys[:, 0].tolist()) == [2.0, 3.0, 4.0, 5.0]
+    assert queue.labels.tolist() == [10 * int(key) for key in queue.keys[:, 0]]
     with pytest.raises(VidsslError, match="got size 0"):
         Queue(0, 2)
 
@@ -47,7 +49,7 @@ def test_queue_overwrites_the_oldest() -> None:
 def push_on_a_rank() -> Tensor:
     torch.manual_seed(0)
     queue = Queue(4, 1)
-    queue.push(torch.tensor([[10.0 * world()[0]], [10.0 * world()[0] + 1]]))
+    queue.push(torch.tensor([[10.0 * world()[0]], [10.0 * world()[0] + 1]]), torch.zeros(2, dtype=torch.long))
     return queue.keys[:, 0]
 
 

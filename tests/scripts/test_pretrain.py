@@ -70,7 +70,7 @@ def test_image_cpc_and_method_options(videos: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--method", "cpd"], "unknown method 'cpd'; the methods here are: cpc, cpc-image"),
+        (["--method", "cpd"], "unknown method 'cpd'; the methods here are:"),
         (["--encoder", "vgg"], "unknown encoder 'vgg'; the encoders here are: control, resnet18"),
         (["--options", "negative=both"], "unknown cpc option 'negative'; the cpc options here are: cells, context"),
         (["--options", "negatives"], "write name=value"),

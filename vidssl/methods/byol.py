@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from vidssl.core.ema import cosine_momentum, ema_, target_of
 from vidssl.core.monitor import health
+from vidssl.errors import VidsslError
 from vidssl.methods.ablation import Ablation
 from vidssl.methods.clip_views import ClipViews
 from vidssl.methods.heads import Norm, clip_feature, mlp
@@ -58,6 +59,8 @@ class BYOL(nn.Module):
         distance: int | None = None,
     ) -> None:
         super().__init__()
+        if not 0 <= momentum <= 1:
+            raise VidsslError(f"momentum: got {momentum}; give one from 0 (the network itself) to 1 (a fixed target)")
         norm: Norm = "batch" if batch_norm else None
         self.encoder, self.views = encoder, views
         self.projector = mlp((encoder.dim, hidden, dim), norm)

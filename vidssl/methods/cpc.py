@@ -15,17 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidssl.core import Exclude, gather, gather_ints, info_nce, world
+from vidssl.core import gather, gather_ints, info_nce, world
 from vidssl.core.monitor import health
 from vidssl.encoders.context import build_context
 from vidssl.encoders.frame import FrameEncoder
 from vidssl.errors import VidsslError
 from vidssl.methods.ablation import Ablation
 from vidssl.methods.cells import CellContrast
+from vidssl.methods.negatives import Negatives, check_negatives, excluded
 from vidssl.views import Views
 
-Negatives = Literal["same-video", "other-videos", "both"]
-NEGATIVES = ("same-video", "other-videos", "both")
 OUTPUTS = ("encoder", "context")
 
 
@@ -66,8 +65,7 @@ class CPC(nn.Module):
         output: Literal["encoder", "context"] = "encoder",
     ) -> None:
         super().__init__()
-        if negatives not in NEGATIVES:
-            raise VidsslError(f"negatives: got {negatives!r}; choose from {', '.join(NEGATIVES)}")
+        check_negatives(negatives)
         if output not in OUTPUTS:
             raise VidsslError(f"output: got {output!r}; choose from {', '.join(OUTPUTS)}")
         if steps < 1:
@@ -138,27 +136,14 @@ class CPC(nn.Module):
         temperature = self.temperature or 1.0
         if self.temperature is not None:
             query, keys = F.normalize(query, dim=-1), F.normalize(keys, dim=-1)
-        losses = info_nce(
-            query, keys, positives, temperature, exclude=self._excluded(query_video, key_video), reduction="none"
-        )
+        exclude = excluded(self.negatives, query_video, key_video)
+        losses = info_nce(query, keys, positives, temperature, exclude=exclude, reduction="none")
         by_step = losses.unflatten(0, (steps, -1)).mean(1)
         return losses.mean(), {
             "loss_first_step": by_step[0].detach(),
             "loss_last_step": by_step[-1].detach(),
             **health(c if self.output == "context" else z, projected),
         }
-
-    def _excluded(self, query_video: Tensor, key_video: Tensor) -> list[Exclude]:
-        if self.negatives == "same-video":
-            return [Exclude(query_video, key_video, "different")]
-        if self.negatives == "other-videos":
-            if bool((key_video == key_video[0]).all()):
-                raise VidsslError(
-                    "negatives from other videos: every clip of the batch is of one video; "
-                    "use negatives 'same-video', a larger batch or more videos"
-                )
-            return [Exclude(query_video, key_video, "equal")]
-        return []
 
 
 def projector(dim: int, dim_out: int) -> nn.Sequential:

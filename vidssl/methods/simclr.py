@@ -7,18 +7,19 @@ Representations", arXiv 2002.05709.
 B clips, V views of each, D feature dim, E embedding dim.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidssl.core import Exclude, gather, info_nce, world
+from vidssl.core import Exclude, gather, gather_ints, info_nce, world
 from vidssl.core.monitor import health
 from vidssl.errors import VidsslError
 from vidssl.methods.ablation import Ablation
 from vidssl.methods.clip_views import ClipViews
 from vidssl.methods.heads import clip_feature, mlp
+from vidssl.methods.negatives import excluded
 from vidssl.views import Views
 
 
@@ -28,6 +29,8 @@ class SimCLR(nn.Module):
     Args:
         encoder: `[B,T,C,H,W] -> [B,T',D]`; a clip's feature is the mean over its times.
         views: augmentation.
+        negatives: keys a view is told apart from: views of clips of other videos (a clip is an instance of its video),
+            or of `"both"` other videos and other clips of its own, as where there is one video only.
         temperature: of the cosine similarity; 0.1 to 0.5 in the paper (appendix B.9: 0.1 for long, 0.5 for short runs).
         hidden, dim: widths of the two-layer projector (2048 and 128 in the paper, for D = 2048).
         positives: views a clip, V; the mean over V - 1 positives is outside the logarithm (Khosla et al. 2020, eq. 2).
@@ -44,6 +47,7 @@ class SimCLR(nn.Module):
         encoder: Any,
         views: Views,
         *,
+        negatives: Literal["other-videos", "both"] = "other-videos",
         temperature: float = 0.2,
         hidden: int = 512,
         dim: int = 128,
@@ -54,7 +58,11 @@ class SimCLR(nn.Module):
         super().__init__()
         if positives < 2:
             raise VidsslError(f"positives: got {positives}; SimCLR compares 2 views of a clip or more")
-        self.encoder, self.views, self.temperature = encoder, views, temperature
+        if negatives not in ("other-videos", "both"):
+            raise VidsslError(f"negatives: got {negatives!r}; choose other-videos or both")
+        if temperature <= 0:
+            raise VidsslError(f"temperature: got {temperature}; give one above 0")
+        self.encoder, self.views, self.temperature, self.negatives = encoder, views, temperature, negatives
         self.projector = mlp((encoder.dim, hidden, dim), last_norm=True)
         self.clip_views = ClipViews(views, positives, frames, distance)
 
@@ -74,19 +82,22 @@ class SimCLR(nn.Module):
         views = torch.cat(self.clip_views(batch["clips"], batch["key"]))  # view-major: row v*B + b
         features = clip_feature(self.encoder, views)
         embeddings = self.projector(features)
-        loss = nt_xent(F.normalize(embeddings, dim=1), self.clip_views.count, self.temperature)
+        video = batch["video"].repeat(self.clip_views.count)
+        loss = nt_xent(F.normalize(embeddings, dim=1), video, self.clip_views.count, self.temperature, self.negatives)
         return loss, health(features, embeddings)
 
     forward = loss
 
 
-def nt_xent(z: Tensor, views: int, temperature: float) -> Tensor:
+def nt_xent(z: Tensor, video: Tensor, views: int, temperature: float, negatives: str) -> Tensor:
     """InfoNCE of every view among all views of all clips of all ranks but itself; positives: its clip's other views.
 
     Args:
         z: unit embeddings `[V*B, E]` of this rank, all clips of view 0 first.
+        video: int64 `[V*B]`.
         views: V.
         temperature: above 0.
+        negatives: `"other-videos"` or `"both"`.
     """
     rank, size = world()
     rows, clips = len(z), len(z) // views
@@ -94,5 +105,6 @@ def nt_xent(z: Tensor, views: int, temperature: float) -> Tensor:
         raise VidsslError("a batch of one clip has no negatives: raise --batch-size to 2 or more")
     here = rank * rows + torch.arange(rows, device=z.device)
     others = torch.stack([here.view(views, clips).roll(-shift, 0).flatten() for shift in range(1, views)], dim=1)
-    everyone = torch.arange(size * rows, device=z.device)
-    return info_nce(z, gather(z), others, temperature, exclude=[Exclude(here, everyone, "equal")])
+    itself = Exclude(here, torch.arange(size * rows, device=z.device), "equal")
+    exclude = [itself, *excluded(negatives, video, gather_ints(video))]
+    return info_nce(z, gather(z), others, temperature, exclude=exclude)
