@@ -22,12 +22,18 @@ from vidssl.errors import VidsslError, unknown_name
 from vidssl.methods.byol import BYOL
 from vidssl.methods.cpc import CPC
 from vidssl.methods.cpc_image import ImageCPC
+from vidssl.methods.dpc import DPC
+from vidssl.methods.motion import Motion
+from vidssl.methods.order import Order
 from vidssl.methods.simclr import SimCLR
 
 METHODS: dict[str, Callable[..., nn.Module]] = {
     "byol": BYOL,
     "cpc": CPC,
     "cpc-image": ImageCPC,
+    "dpc": DPC,
+    "motion": Motion,
+    "order": Order,
     "simclr": SimCLR,
 }
 

@@ -1,0 +1,92 @@
+"""Optical flow of clips by dense inverse search, a target that costs no labels: Kroeger et al. 2016, "Fast Optical Flow
+using Dense Inverse Search", arXiv 1603.03590, in OpenCV's implementation.
+
+    frames   f0      f1      f2      f3
+    flow         u0      u1      u2         u_t: where each pixel of f_t is in f_{t+1}
+
+B clips, T frames, H x W pixels, g x g cells, T' times of an encoder.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, of R, G, B
+SIDE = 64  # pixels: frames are shrunk to it for the search, 0.3 ms a pair
+
+
+def dis_flow(clips: Tensor) -> Tensor:
+    """Flow between successive frames, on the CPU, a function of each pair of frames alone.
+
+    Args:
+        clips: `[B,T,3,H,W]` in [0, 1], any floating type; T at least 2.
+
+    Returns:
+        float32 `[B,T-1,2,H',W']` on the clips' device, x (to the right) first, in pixels of the clips' frames, at the
+        clips' size or, where that is larger than 64 pixels, shrunk to 64.
+    """
+    import cv2
+
+    frames = _grey(clips)
+    height, width = frames.shape[-2:]
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+    search.setFinestScale(0)  # every pixel: by itself it leaves out up to two levels, and small things with them
+    flow = np.empty((len(frames), frames.shape[1] - 1, height, width, 2), np.float32)
+    with _one_thread():
+        for clip, found in zip(frames, flow, strict=True):
+            for time in range(len(found)):
+                found[time] = search.calc(clip[time], clip[time + 1], None)
+    scale = torch.tensor([clips.shape[-1] / width, clips.shape[-2] / height])
+    return (torch.from_numpy(flow) * scale).movedim(-1, 2).to(clips.device)
+
+
+def cells(flow: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Means over the cells of a grid: flow `[B,T,2,H,W]` -> `[B,T,3,*grid]`: x, y and length, in pixels.
+
+    The length is averaged by itself: motions to all sides cancel in the mean of x and y, but not in that of lengths.
+    """
+    whole = torch.cat([flow, torch.linalg.vector_norm(flow, dim=2, keepdim=True)], dim=2)
+    return F.adaptive_avg_pool2d(whole.flatten(0, 1), grid).unflatten(0, flow.shape[:2])
+
+
+def by_time(flow: Tensor, times: int) -> tuple[Tensor, Tensor]:
+    """What an encoder of fewer times than frames is asked for: the mean of the flows into the frames of each time.
+
+    Args:
+        flow: `[B,T-1,…]` between successive frames.
+        times: T', at most T; frame t belongs to time floor(t T' / T).
+
+    Returns:
+        `[B,T',…]`, and bool `[T']`: False for a time that holds the first frame only, into which nothing flows.
+    """
+    frames = flow.shape[1] + 1
+    time = torch.arange(1, frames, device=flow.device) * times // frames
+    count = torch.bincount(time, minlength=times)
+    total = flow.new_zeros(len(flow), times, *flow.shape[2:]).index_add_(1, time, flow)
+    return total / count.clamp_min(1).view(-1, *(1,) * (flow.ndim - 2)), count > 0
+
+
+def _grey(clips: Tensor) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+    """`[B,T,3,H,W]` in [0, 1] -> uint8 `[B,T,H',W']`, no side above 64."""
+    luma = torch.einsum("btchw,c->bthw", clips.detach().float(), clips.new_tensor(_LUMA, dtype=torch.float32))
+    size = (min(SIDE, luma.shape[-2]), min(SIDE, luma.shape[-1]))
+    if luma.shape[-2:] != size:
+        luma = F.interpolate(luma, size, mode="bilinear", antialias=True)
+    return (luma * 255).round().clamp(0, 255).byte().cpu().numpy()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """OpenCV on one thread: DIS works in as many stripes as there are threads, and the flow may depend on them."""
+    import cv2
+
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
