@@ -14,10 +14,14 @@ from vidssl.encoders import ENCODERS, build_encoder
 from vidssl.encoders.context import CONTEXTS, build_context
 from vidssl.features import FeatureExtractor
 
+CLIP_ENCODERS = ("r2plus1d-18", "r3d-18", "vit-video")
 
-def write_run(folder: Path, encoder_name: str = "small-motion", context_name: str | None = "gru") -> Path:
+
+def write_run(
+    folder: Path, encoder_name: str = "small-motion", context_name: str | None = "gru", size: int = 64
+) -> Path:
     torch.manual_seed(0)
-    encoder = build_encoder(encoder_name, (64, 64))
+    encoder = build_encoder(encoder_name, (size, size))
     parts: dict[str, nn.Module] = {"encoder": encoder}
     if context_name:
         parts["context"] = build_context(context_name, encoder.dim, 32)
@@ -28,7 +32,7 @@ def write_run(folder: Path, encoder_name: str = "small-motion", context_name: st
             "encoder": {"name": encoder_name, "dim": encoder.dim},
             "context": {"name": context_name, "dim": 32} if context_name else None,
             "output": "context" if context_name else "encoder",
-            "image_size": [64, 64],
+            "image_size": [size, size],
             "fps": 15.0,
         },
     )
@@ -50,7 +54,8 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "context"), [*((name, None) for name in sorted(ENCODERS)), *(("small-motion", c) for c in CONTEXTS)]
+    ("name", "context"),
+    [*((name, None) for name in sorted(set(ENCODERS) - set(CLIP_ENCODERS))), *(("small-motion", c) for c in CONTEXTS)],
 )
 def test_streaming_equals_whole_clip(tmp_path: Path, name: str, context: str | None) -> None:
     enc = vidssl.load_encoder(write_run(tmp_path, name, context))
@@ -59,8 +64,52 @@ def test_streaming_equals_whole_clip(tmp_path: Path, name: str, context: str | N
     whole = enc(clip)
     scale = whole.abs().max()  # untrained deep ResNets give large numbers
     torch.testing.assert_close(streamed / scale, whole / scale, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(enc.per_frame(clip), whole, rtol=0, atol=0)
     enc.reset()
     torch.testing.assert_close(enc.step(clip[0]), streamed[0])
+
+
+@pytest.mark.parametrize("name", CLIP_ENCODERS)
+def test_clip_encoders_stream_window_by_window(tmp_path: Path, name: str) -> None:
+    """At frame t: the mean over T' of the whole-clip call on the window, its first frame repeated to fill it up."""
+    enc = vidssl.load_encoder(write_run(tmp_path, name, None, size=32))
+    window = enc.window
+    assert window == 8
+    clips = frames(2, window + 3, 32, 32)
+    enc.reset(batch=2)
+    streamed = torch.stack([enc.step(clips[:, t]) for t in range(window + 3)], dim=1)
+    assert streamed.shape == (2, window + 3, enc.dim)
+    scale = streamed.abs().max()
+    for t in (0, 2, window + 1):
+        seen = clips[:, max(0, t - window + 1) : t + 1]
+        clip = np.concatenate([np.repeat(seen[:, :1], window - seen.shape[1], axis=1), seen], axis=1)
+        torch.testing.assert_close(streamed[:, t] / scale, enc(clip).mean(1) / scale, rtol=1e-5, atol=1e-5)
+    every = enc.per_frame(clips)
+    torch.testing.assert_close(every / scale, streamed / scale, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(enc.per_frame(clips[1]) / scale, every[1] / scale, rtol=1e-5, atol=1e-5)
+
+
+def test_streams_of_a_clip_encoder_reset_apart(tmp_path: Path) -> None:
+    enc = vidssl.load_encoder(write_run(tmp_path, "vit-video", None, size=32))
+    clips = frames(3, 12, 32, 32)
+    enc.reset(batch=3)
+    out = []
+    for t in range(12):
+        if t == 9:
+            enc.reset_rows([False, True, False])
+        out.append(enc.step(clips[:, t]))
+    streamed = torch.stack(out, 1)
+    torch.testing.assert_close(streamed[[0, 2]], enc.per_frame(clips[[0, 2]]), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(streamed[1, 9:], enc.per_frame(clips[1, 9:]), rtol=1e-5, atol=1e-5)
+
+
+def test_the_context_of_a_clip_encoder_has_no_stream(tmp_path: Path) -> None:
+    enc = vidssl.load_encoder(write_run(tmp_path, "vit-video", "gru", size=32))
+    assert enc(frames(6, 32, 32)).shape == (3, 32)
+    for call in (lambda: enc.step(frames(32, 32)), lambda: enc.per_frame(frames(6, 32, 32))):
+        with pytest.raises(vidssl.VidsslError, match='so its context has no stream; use output="encoder"'):
+            call()
+    assert vidssl.load_encoder(tmp_path, output="encoder").step(frames(32, 32)).shape == (128,)
 
 
 @pytest.mark.parametrize("context", [None, *CONTEXTS])
@@ -90,9 +139,10 @@ def test_other_sizes_are_scaled() -> None:
 def test_random_is_a_function_of_the_seed() -> None:
     clip = frames(2, 64, 64)
     before = torch.random.get_rng_state()
-    a, b, c = (FeatureExtractor.random("control", (64, 64), seed=s)(clip) for s in (0, 0, 1))
-    torch.testing.assert_close(a, b, rtol=0, atol=0)
-    assert not torch.equal(a, c)
+    for name in ("control", "vit", "vit-video"):
+        a, b, c = (FeatureExtractor.random(name, (64, 64), seed=s)(clip) for s in (0, 0, 1))
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+        assert not torch.equal(a, c)
     assert torch.equal(before, torch.random.get_rng_state())
 
 

@@ -1,6 +1,6 @@
 """What a controller imports: raw camera frames in, features out.
 
-B streams or clips, T frames, H x W pixels of the camera, D feature dim.
+B streams or clips, T frames, T' times (T for a frame encoder), H x W pixels of the camera, D feature dim.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ from vidssl.errors import VidsslError
 
 Output = Literal["encoder", "context"]
 OUTPUTS = ("encoder", "context")
+PART = 32  # windows encoded at a time
 
 
 class FeatureExtractor:
@@ -32,11 +33,17 @@ class FeatureExtractor:
     Frames of another size are scaled to `image_size` (antialiased bilinear). Feed frames at about `fps` where it is
     given: the encoder has learned motion at that rate.
 
+    A clip encoder (`r3d-18`, `vit-video`, …) gives T' < T features a clip; its stream is encoded window by window:
+
+        ..xxxxxxxX   window 8: `step` gives the mean of the features of the clip of the newest frame X and the seven
+                     before it, enc(last 8 frames).mean(0); at the start the first frame is repeated to fill up
+
     Attributes:
         dim: D.
         image_size: (height, width) in pixels the encoder works at.
         fps: frames per second it was trained at, None when unknown or mixed.
-        output: `"encoder"` (one frame, with motion its neighbour) or `"context"` (all frames since reset).
+        output: `"encoder"` (one frame, with motion its neighbour, or a window) or `"context"` (all frames since reset).
+        window: frames that `step` of a clip encoder looks back over; None for a frame encoder.
     """
 
     def __init__(
@@ -60,6 +67,7 @@ class FeatureExtractor:
         )
         self.image_size, self.fps, self.output, self.config = image_size, fps, output, config or {}
         self.dim: int = (self.encoder if self.context is None else self.context).dim  # type: ignore[assignment]
+        self.window: int | None = getattr(encoder, "window", None)
         self.reset()
 
     @classmethod
@@ -74,7 +82,7 @@ class FeatureExtractor:
 
     @torch.no_grad()  # not inference_mode: heads are trained on these features
     def __call__(self, frames: np.ndarray | Tensor) -> Tensor:
-        """Features of whole clips: uint8 `[T,H,W,3]` -> float32 `[T,D]`, or `[B,T,H,W,3]` -> `[B,T,D]`.
+        """Features of whole clips: uint8 `[T,H,W,3]` -> float32 `[T',D]`, or `[B,T,H,W,3]` -> `[B,T',D]`.
 
         Each clip starts afresh; the streaming state is not touched.
         """
@@ -83,6 +91,23 @@ class FeatureExtractor:
         features = self.encoder(self._prepared(clips[None] if single else clips))
         if self.context:
             features = self.context(features)
+        return features[0] if single else features
+
+    @torch.no_grad()
+    def per_frame(self, frames: np.ndarray | Tensor) -> Tensor:
+        """Features of every frame, those that `step` gives: uint8 `[T,H,W,3]` -> float32 `[T,D]`, or `[B,T,H,W,3]` ->
+        `[B,T,D]`. A clip encoder encodes a window a frame for it; the streaming state is not touched.
+        """
+        if self.window is None:
+            return self(frames)
+        self._check_streams()
+        clips = self._checked(frames, (4, 5), "[T,H,W,3] or [B,T,H,W,3]")
+        single = clips.ndim == 4
+        x = self._prepared(clips[None] if single else clips)
+        x = torch.cat([x[:, :1].expand(-1, self.window - 1, -1, -1, -1), x], dim=1)
+        windows = x.unfold(1, self.window, 1).movedim(-1, 2)  # [B,T,window,3,H,W], a view
+        parts = (part.flatten(0, 1) for part in windows.split(max(1, PART // len(x)), dim=1))
+        features = torch.cat([self.encoder(part).mean(1).unflatten(0, (len(x), -1)) for part in parts], dim=1)
         return features[0] if single else features
 
     def reset(self, batch: int | None = None) -> None:
@@ -116,27 +141,32 @@ class FeatureExtractor:
                 f"step: {self._batch} streams are running, got {len(frames)} frames; call reset(batch={len(frames)})"
             )
         self._batch = len(frames)
-        prepared = self._prepared(frames)
-        if self._fresh is None or self._before is None:
-            feature = self._advance(prepared)
-        else:  # some streams start anew: run them apart, from nothing
-            feature = self._advance_some(prepared, self._before, self._fresh.to(self.device))
-        self._fresh = None
+        self._check_streams()
+        feature = self._advance(self._prepared(frames))
         return feature[0] if single else feature
 
     def _advance(self, prepared: Tensor) -> Tensor:
-        feature = self.encoder.step(prepared, self._before)
-        self._before = prepared
+        """Frames `[B,3,H,W]` in [0, 1] -> features `[B,D]`; moves the state on by a frame."""
+        still = prepared[:, None].expand(-1, max(1, self.encoder.past), -1, -1, -1)  # the past of a stream that begins
+        before, fresh = self._before, self._fresh
+        if before is None:
+            before = still
+        elif fresh is not None:
+            fresh = fresh.to(self.device)
+            before = torch.where(fresh[:, None, None, None, None], still, before)
+            self._state = self.context.forget(self._state, fresh) if self.context else None
+        feature = self.encoder.step(prepared, before[:, -1] if self.window is None else before)
         if self.context:
             feature, self._state = self.context.step(feature, self._state)
+        self._before, self._fresh = torch.cat([before[:, 1:], prepared[:, None]], dim=1), None
         return feature
 
-    def _advance_some(self, prepared: Tensor, before: Tensor, fresh: Tensor) -> Tensor:
-        feature = self.encoder.step(prepared, torch.where(fresh[:, None, None, None], prepared, before))
-        self._before = prepared
-        if self.context:
-            feature, self._state = self.context.step(feature, self.context.forget(self._state, fresh))
-        return feature
+    def _check_streams(self) -> None:
+        if self.window is not None and self.context is not None:
+            raise VidsslError(
+                'output "context": the encoder of this run has features of clips, not of frames, so its context has no '
+                'stream; use output="encoder", or train with a frame encoder'
+            )
 
     def _checked(self, frames: np.ndarray | Tensor, ndims: tuple[int, int], shape: str) -> Tensor:
         if not isinstance(frames, np.ndarray | Tensor):
@@ -185,7 +215,7 @@ def load_encoder(run: str | Path, device: str | torch.device = "cpu", output: Ou
             device that torch can't use.
     """
     config = read_config(run)
-    weights = read_model(run)
+    weights = {name: w for name, w in read_model(run).items() if not name.startswith("energy.")}
     try:
         size = (int(config["image_size"][0]), int(config["image_size"][1]))
         encoder: nn.Module = build_encoder(config["encoder"]["name"], size)

@@ -4,26 +4,51 @@ import pytest
 import torch
 from torch import nn
 
+from vidssl.core.batch_norm import BatchNorm
 from vidssl.encoders import ENCODERS, build_encoder
 from vidssl.encoders.context import CONTEXTS, build_context
 from vidssl.errors import VidsslError
 
+CLIP_ENCODERS = ("r2plus1d-18", "r3d-18", "vit-video")
+FRAME_ENCODERS = sorted(set(ENCODERS) - set(CLIP_ENCODERS))
+TOKEN_ENCODERS = ("vit", "vit-video")
+
 
 @pytest.mark.parametrize("name", sorted(ENCODERS))
 def test_encoder_contract(name: str) -> None:
+    """Features and maps of frames of several shapes, whatever size it was made for; features agree with maps."""
     torch.manual_seed(0)
     encoder = build_encoder(name, (64, 48)).eval()
-    clips = torch.rand(2, 3, 3, 64, 48)
-    with torch.inference_mode():
-        features, maps = encoder(clips), encoder.maps(clips)
-    assert features.shape == (2, 3, encoder.dim)
-    assert maps.shape[:2] == (2, 3)
-    assert maps.ndim == 5
-    assert torch.isfinite(features).all()
-    assert features.std() > 0
+    for frames, height, width in ((4, 64, 48), (2, 32, 32), (3, 96, 64), (1, 32, 40)):
+        clips = torch.rand(2, frames, 3, height, width)
+        with torch.inference_mode():
+            features, maps = encoder(clips), encoder.maps(clips)
+        times = {"r2plus1d-18": 1, "r3d-18": 1, "vit-video": (frames + 1) // 2}.get(name, frames)
+        assert features.shape == (2, times, encoder.dim)
+        assert maps.shape[:2] == (2, times)
+        assert maps.ndim == 5
+        assert torch.isfinite(features).all()
+        if frames > 1 or not encoder.past:  # a single frame has no motion
+            assert features.std() > 0
+        if name != "control":  # the mean of the map, but for the one encoder that keeps places
+            torch.testing.assert_close(features, maps.mean((-2, -1)), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", sorted(ENCODERS))
+def test_every_parameter_of_an_encoder_is_trained(name: str) -> None:
+    """A parameter without gradient would stop DDP; a clip's features in eval mode depend on no other clip."""
+    torch.manual_seed(0)
+    encoder = build_encoder(name, (32, 32))
+    clips = torch.rand(2, 2, 3, 32, 32)
+    weights = torch.randn(encoder.dim)
+    (encoder(clips) @ weights).square().sum().backward()
+    assert [key for key, p in encoder.named_parameters() if p.grad is None or not p.grad.any()] == []
+    encoder.eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(encoder(clips)[1:], encoder(clips[1:]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FRAME_ENCODERS)
 def test_encoder_sees_past_frames_only(name: str) -> None:
     """Changing frame t changes the features of frames t..t+past and of no other."""
     torch.manual_seed(0)
@@ -36,7 +61,7 @@ def test_encoder_sees_past_frames_only(name: str) -> None:
     assert changed.tolist() == [2 <= t <= 2 + encoder.past for t in range(5)]
 
 
-@pytest.mark.parametrize("name", sorted(ENCODERS))
+@pytest.mark.parametrize("name", FRAME_ENCODERS)
 def test_encoder_step_equals_whole_clip(name: str) -> None:
     torch.manual_seed(0)
     encoder = build_encoder(name, (64, 64)).eval()
@@ -48,6 +73,49 @@ def test_encoder_step_equals_whole_clip(name: str) -> None:
     torch.testing.assert_close(torch.stack(steps, 1) / scale, whole / scale, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", CLIP_ENCODERS)
+def test_clip_encoder_steps_on_its_window(name: str) -> None:
+    """The mean feature of the last `window` frames; a stream that begins repeats its first frame."""
+    torch.manual_seed(0)
+    encoder = build_encoder(name, (32, 32)).eval()
+    window = encoder.window
+    assert encoder.past == window - 1
+    clips = torch.rand(2, window, 3, 32, 32)
+    with torch.inference_mode():
+        scale = encoder(clips).abs().max()
+        full = encoder.step(clips[:, -1], clips[:, :-1])
+        torch.testing.assert_close(full / scale, encoder(clips).mean(1) / scale)
+        first = encoder.step(clips[:, 0], None)
+        still = clips[:, :1].expand(-1, window, -1, -1, -1)
+        torch.testing.assert_close(first / scale, encoder(still).mean(1) / scale)
+        second = encoder.step(clips[:, 1], clips[:, :1])
+        torch.testing.assert_close(second / scale, encoder(torch.cat([still[:, 1:], clips[:, 1:2]], 1)).mean(1) / scale)
+
+
+@pytest.mark.parametrize("name", [*CLIP_ENCODERS, "resnet18"])
+def test_batch_norms_see_all_ranks(name: str) -> None:
+    norms = [m for m in build_encoder(name, (32, 32)).modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert all(isinstance(norm, BatchNorm) for norm in norms)
+    assert bool(norms) == (name != "vit-video")
+
+
+@pytest.mark.parametrize(("name", "model"), [("r3d-18", "r3d_18"), ("r2plus1d-18", "r2plus1d_18")])
+def test_video_resnet_is_torchvisions(name: str, model: str) -> None:
+    """Under the same weights (so the same names) it gives torchvision's class scores."""
+    import torchvision
+
+    torch.manual_seed(0)
+    theirs = getattr(torchvision.models.video, model)(weights=None).eval()
+    ours = build_encoder(name, (32, 32)).eval()
+    missing, unexpected = ours.trunk.load_state_dict(theirs.state_dict(), strict=False)
+    assert (missing, unexpected) == ([], ["fc.weight", "fc.bias"])
+    clips = torch.rand(2, 8, 3, 32, 32)
+    with torch.inference_mode():
+        scores = theirs.fc(ours(clips).mean(1))
+        expected = theirs(((clips - 0.45) / 0.25).transpose(1, 2))
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
 def test_unknown_encoder_lists_the_valid_ones() -> None:
     with pytest.raises(VidsslError, match=r"unknown encoder 'resnet19'.*resnet18, .*resnet18-motion"):
         build_encoder("resnet19", (64, 64))
@@ -56,6 +124,14 @@ def test_unknown_encoder_lists_the_valid_ones() -> None:
 def test_too_small_frames() -> None:
     with pytest.raises(VidsslError, match="got 16x16, encoders need at least 32x32"):
         build_encoder("small", (16, 16))
+
+
+@pytest.mark.parametrize("name", TOKEN_ENCODERS)
+def test_frames_that_do_not_fit_the_patches(name: str) -> None:
+    with pytest.raises(VidsslError, match="got 60x64, vit cuts frames into 8x8 patches; set --size to a multiple of 8"):
+        build_encoder(name, (60, 64))
+    with pytest.raises(VidsslError, match="frames of 64x60 can't be cut into patches of 8x8"):
+        build_encoder(name, (64, 64))(torch.rand(1, 2, 3, 64, 60))
 
 
 @pytest.mark.parametrize("name", sorted(CONTEXTS))

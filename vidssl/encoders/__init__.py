@@ -1,4 +1,10 @@
-"""Encoders: clips `[B,T,C,H,W]` in [0, 1] -> features `[B,T,D]`.
+"""Encoders: clips `[B,T,3,H,W]` in [0, 1] -> features `[B,T',D]`.
+
+- A frame encoder has a feature a frame, T' = T; `past` says how many earlier frames (0 or 1) it depends on.
+- A clip encoder has fewer times, T' < T, each of which sees the whole clip; `window` says how many frames a stream of
+  single frames is encoded by.
+- A token encoder (`vit`, `vit-video`) also gives `tokens` of a clip, all or only those asked for: what masked
+  prediction needs.
 
 A new encoder is a function `(size) -> nn.Module` and one line in `ENCODERS`.
 """
@@ -6,15 +12,23 @@ A new encoder is a function `(size) -> nn.Module` and one line in `ENCODERS`.
 from collections.abc import Callable
 from functools import partial
 
+from vidssl.encoders.clip import ClipEncoder, video_resnet_encoder
 from vidssl.encoders.frame import FrameEncoder, control_encoder, fine_encoder, resnet_encoder, small_encoder
+from vidssl.encoders.timm import timm_encoder
+from vidssl.encoders.vit import FrameViT, VideoViT
 from vidssl.errors import VidsslError, unknown_name
 
-ENCODERS: dict[str, Callable[[tuple[int, int]], FrameEncoder]] = {
+Encoder = FrameEncoder | ClipEncoder | VideoViT
+TokenEncoder = FrameViT | VideoViT
+
+ENCODERS: dict[str, Callable[[tuple[int, int]], Encoder]] = {
     "resnet18": partial(resnet_encoder, "resnet18"),
     "resnet18-motion": partial(resnet_encoder, "resnet18", sees="motion"),
     "resnet18-both": partial(resnet_encoder, "resnet18", sees="both"),
     "resnet34": partial(resnet_encoder, "resnet34"),
     "resnet50": partial(resnet_encoder, "resnet50"),
+    "r2plus1d-18": partial(video_resnet_encoder, "r2plus1d_18"),
+    "r3d-18": partial(video_resnet_encoder, "r3d_18"),
     "small": small_encoder,
     "small-motion": partial(small_encoder, sees="motion"),
     "small-both": partial(small_encoder, sees="both"),
@@ -22,20 +36,29 @@ ENCODERS: dict[str, Callable[[tuple[int, int]], FrameEncoder]] = {
     "fine-both": partial(fine_encoder, sees="both"),
     "fine-grey": partial(fine_encoder, sees="grey"),
     "control": control_encoder,
+    "vit": FrameViT,
+    "vit-video": VideoViT,
 }
 
 
-def build_encoder(name: str, size: tuple[int, int]) -> FrameEncoder:
-    """An untrained encoder by its name in `ENCODERS`; weights come from torch's global generator.
+def build_encoder(name: str, size: tuple[int, int]) -> Encoder:
+    """An untrained encoder; weights come from torch's global generator.
 
     Args:
-        name: a key of `ENCODERS`.
+        name: a key of `ENCODERS`, or `"timm:NAME"` for a model of the timm library.
         size: (height, width) in pixels of the frames it will see; at least 32 each.
     Raises:
-        VidsslError: unknown name (lists the valid ones) or frames too small.
+        VidsslError: unknown name (lists the valid ones), or frames too small or not of a size that it takes.
     """
-    if name not in ENCODERS:
-        raise unknown_name("encoder", name, ENCODERS)
+    if name not in ENCODERS and not name.startswith("timm:"):
+        raise unknown_name("encoder", name, [*ENCODERS, "timm:NAME"])
     if min(size) < 32:
         raise VidsslError(f"frame size: got {size[0]}x{size[1]}, encoders need at least 32x32; raise --size")
-    return ENCODERS[name](size)
+    return timm_encoder(name.removeprefix("timm:"), size) if name.startswith("timm:") else ENCODERS[name](size)
+
+
+def token_encoder(method: str, encoder: object) -> TokenEncoder:
+    """`encoder`, where it gives tokens, which `method` needs; otherwise a VidsslError that names those that do."""
+    if not isinstance(encoder, TokenEncoder):
+        raise VidsslError(f"{method} masks tokens and needs an encoder that has them: use --encoder vit-video or vit")
+    return encoder

@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from vidssl.core.batch_norm import convert_batch_norm
+
 Sees = Literal["colour", "grey", "motion", "both"]
 
 # The mean and spread of natural frames, and of differences between successive frames of video at 5-30 Hz,
@@ -72,8 +74,8 @@ def grey(clips: Tensor) -> Tensor:
 def resnet_encoder(name: str, size: tuple[int, int], sees: Sees = "colour") -> FrameEncoder:
     """torchvision's ResNet without its classifier, mean over the last map; D = 512 (18, 34) or 2048 (50).
 
-    Batch norm as published. Where it sees both colour and motion, its first convolution takes six channels. Fully
-    convolutional: `size` changes nothing.
+    Batch norm as published, with the statistics of all ranks' frames. Where it sees both colour and motion, its first
+    convolution takes six channels. Fully convolutional: `size` changes nothing.
     """
     import torchvision
 
@@ -84,7 +86,7 @@ def resnet_encoder(name: str, size: tuple[int, int], sees: Sees = "colour") -> F
     dim = net.fc.in_features
     net.fc = net.avgpool = nn.Identity()
     # Channels last: what convolutions work in. Not for the small networks: torch's group norm loses digits in it.
-    trunk = _ResNetTrunk(net).to(memory_format=torch.channels_last)
+    trunk = convert_batch_norm(_ResNetTrunk(net)).to(memory_format=torch.channels_last)
     return FrameEncoder(trunk, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), dim, sees)
 
 
