@@ -38,7 +38,7 @@ def sub_batches(keys: Tensor, step: Tensor, size: int, stream: int = 0) -> tuple
 
 
 def whiten(x: Tensor, group: Tensor, groups: int, shrink: float = 1e-3) -> Tensor:
-    """Every sub-batch with mean 0 and covariance 1 (eq. 5), by statistics of the rows of all ranks.
+    """Every sub-batch with mean 0 and covariance 1, by statistics of the rows of all ranks: section 3 of the paper.
 
     Args:
         x: [n, D].
