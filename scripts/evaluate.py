@@ -12,7 +12,8 @@ Example:
     vidssl evaluate runs/mine videos/ --groups videos/sources.csv
 
 prints the table and writes evaluation.json and evaluation.png into runs/mine/evaluation. --targets takes a CSV with the
-column path and columns of numbers (speed, angle, …), which are predicted by ridge regression.
+column path and columns of numbers (speed, angle, …), which are predicted by ridge regression; an empty cell is a number
+that isn't known, and its target is learned and judged on the other videos.
 """
 
 import csv
@@ -139,14 +140,18 @@ class Task:
 
 
 def read_task(config: Config) -> Task:
-    """The videos with labels, targets and groups, checked before anything is decoded.
+    """The videos of `config.data` with labels, targets and groups, checked before anything is decoded."""
+    return make_task(config, find_videos(config.data))
+
+
+def make_task(config: Config, videos: list[VideoFile]) -> Task:
+    """The same of videos that have been found, or lie in a cache.
 
     Raises:
         VidsslError: neither labels nor targets, or too few of something for group-disjoint folds.
     """
     from vidssl.evaluate.folds import check_groups, check_labels
 
-    videos = find_videos(config.data)
     given = [video.label for video in videos if video.label is not None]
     labels = given if len(given) == len(videos) else None
     targets = {} if config.targets is None else read_targets(config.targets, videos)
@@ -170,10 +175,10 @@ def read_task(config: Config) -> Task:
 
 
 def read_targets(file: Path, videos: list[VideoFile]) -> dict[str, list[float]]:
-    """Columns of numbers by name, in the order of the videos.
+    """Columns of numbers by name, in the order of the videos; NaN where a cell is empty.
 
     Raises:
-        VidsslError: no such table, a video without a row, or a cell that is no number.
+        VidsslError: no such table, a video without a row, a cell that is no number, or a column of too few numbers.
     """
     if not file.is_file():
         raise VidsslError(f"{file}: no such file; pass a CSV with the column path and columns of numbers")
@@ -189,11 +194,19 @@ def read_targets(file: Path, videos: list[VideoFile]) -> dict[str, list[float]]:
             f"{file}: no row for {len(missing)} of {len(videos)} videos, e.g. {missing[0]}; add their rows"
         )
     try:
-        return {name: [float(by_name[video.name][name]) for video in videos] for name in columns}
+        targets = {name: [float(by_name[video.name][name] or "nan") for video in videos] for name in columns}
     except (TypeError, ValueError) as error:
         raise VidsslError(
-            f"{file}: a cell is not a number ({error}); all columns but path must hold numbers"
+            f"{file}: a cell is not a number ({error}); all columns but path must hold numbers, or nothing"
+            " where they are not known"
         ) from error
+    for name, column in targets.items():
+        if (known := int(np.isfinite(column).sum())) < FEWEST_VIDEOS:
+            raise VidsslError(
+                f"{file}: {name} is known for {known} of {len(videos)} videos; {FEWEST_VIDEOS} at the least are needed:"
+                " fill in more cells or drop the column"
+            )
+    return targets
 
 
 def make_arms(extractor: "FeatureExtractor", random_encoders: int) -> "list[Arm]":
@@ -288,4 +301,8 @@ def protocol(task: Task, extractor: "FeatureExtractor", config: Config) -> list[
         ]
     if task.targets:
         lines.append("ridge: penalty a target by inner group-disjoint validation")
+        known = {name: int(np.isfinite(column).sum()) for name, column in task.targets.items()}
+        if min(known.values()) < len(task.videos):
+            shown = ", ".join(f"{name} {count}" for name, count in known.items())
+            lines.append(f"videos for which a target is known, on which alone it is probed: {shown}")
     return lines

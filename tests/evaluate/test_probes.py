@@ -7,7 +7,7 @@ import torch
 from vidssl.errors import VidsslError
 from vidssl.evaluate.folds import group_folds, label_folds
 from vidssl.evaluate.probes import compare, knn_probe, linear_probe, pool
-from vidssl.evaluate.ridge import pool_ridge, ridge_r2
+from vidssl.evaluate.ridge import compare_ridge, pool_ridge, ridge_r2
 
 PROBES = [linear_probe, knn_probe]
 
@@ -169,3 +169,38 @@ def test_ridge_refuses_bad_targets() -> None:
         ridge_r2(x, np.ones(19))
     with pytest.raises(VidsslError, match="NaN"):
         ridge_r2(x, np.full(20, np.nan))
+    with pytest.raises(VidsslError, match="infinity"):
+        ridge_r2(x, np.full(20, np.inf))
+    few = np.where(np.arange(20) < 4, np.arange(20), np.nan)
+    with pytest.raises(VidsslError, match=r"target 0 is known for 4 items only: .* 4 groups can't make 5"):
+        ridge_r2(x, few)
+
+
+def test_an_unknown_target_is_probed_on_the_items_that_have_it() -> None:
+    rng = np.random.default_rng(1)
+    groups = np.repeat(np.arange(20), 5)
+    x = rng.normal(size=(100, 8))
+    full, part = x @ rng.normal(size=8) + rng.normal(size=100), x @ rng.normal(size=8) + rng.normal(size=100)
+    known = rng.random(100) < 0.6
+    both = ridge_r2(x, np.stack([full, np.where(known, part, np.nan)], axis=1), groups)
+    assert both.per_target[0] == pytest.approx(ridge_r2(x, full, groups).mean)
+    assert both.per_target[1] == pytest.approx(ridge_r2(x[known], part[known], groups[known]).mean)
+    assert np.isnan(both.errors[0, :, 1]).tolist() == (~known).tolist()
+    assert 0 < both.stderr < 0.2
+
+
+def test_comparison_of_r2_is_paired() -> None:
+    rng = np.random.default_rng(2)
+    groups = np.repeat(np.arange(20), 5)
+    x = rng.normal(size=(100, 8))
+    y = x @ rng.normal(size=8) + rng.normal(size=100)
+    y[::7] = np.nan
+    good, bad = ridge_r2(x, y, groups), ridge_r2(rng.normal(size=(100, 8)), y, groups, seeds=(0, 1))
+    lead = compare_ridge(good, bad)
+    assert lead.mean == pytest.approx(good.mean - bad.mean)
+    assert lead.low < lead.mean < lead.high
+    assert lead.low > 0.3
+    same = compare_ridge(good, good)
+    assert (same.mean, same.low, same.high) == (0, 0, 0)
+    with pytest.raises(VidsslError, match="other items, targets or groups"):
+        compare_ridge(good, ridge_r2(x, y + 1e-3 * rng.normal(size=100), groups))

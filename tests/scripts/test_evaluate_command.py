@@ -59,9 +59,31 @@ def test_targets_without_labels_and_groups(
     report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     rows_by_name = {row["features"]: row for row in report["rows"]}
     assert rows_by_name["frame differences"]["ridge_r2"]["targets"]["speed"] > 0.6
+    lead = rows_by_name["frame differences"]["ridge_r2"]["lead_of_first"]
+    ridge = {name: rows_by_name[name]["ridge_r2"]["mean"] for name in ("cpc", "frame differences")}
+    assert lead["mean"] == pytest.approx(ridge["cpc"] - ridge["frame differences"])
+    assert any(line.startswith("ridge R²: cpc is above") for line in report["verdict"])
     assert "linear" not in rows_by_name["cpc"]
     assert report["chance"] is None
     assert "each video a group of its own" in " ".join(capsys.readouterr().out.split())
+
+
+def test_targets_with_empty_cells(run: Path, tmp_path: Path) -> None:
+    videos = write_videos(tmp_path / "videos", each=12)
+    rows = [
+        f"{label}/{number}.mp4,{3 * (label == 'moving')},{'' if number < 2 else number}"
+        for label in ("still", "moving")
+        for number in range(12)
+    ]
+    (tmp_path / "targets.csv").write_text("path,speed,number\n" + "\n".join(rows))
+    arguments = [str(run), str(videos), "--targets", str(tmp_path / "targets.csv"), "--workers", "0", *FEW]
+    main([*arguments, "--out", str(tmp_path / "out")])
+    report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert report["rows"][0]["ridge_r2"]["targets"].keys() == {"speed", "number"}
+    assert any("speed 24, number 20" in line for line in report["protocol"])
+    (tmp_path / "targets.csv").write_text("path,speed,number\n" + "\n".join(row.removesuffix("11") for row in rows))
+    with pytest.raises(VidsslError, match="number is known for 18 of 24 videos; 20 at the least"):
+        main(arguments)
 
 
 def test_unreadable_videos_are_named_and_left_out(run: Path, tmp_path: Path) -> None:

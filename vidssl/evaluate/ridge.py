@@ -1,9 +1,11 @@
 """Continuous targets from frozen features: R² of a ridge regression on folds that never share a group.
 
 n items (videos), d feature dim, m targets, S seeds (shuffles of the fold assignment).
+
+A target may be unknown (NaN) for some items: it is then learned and judged on the others alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +15,10 @@ from torch import Tensor
 
 from vidssl.errors import VidsslError
 from vidssl.evaluate.folds import Features, Groups, check_features, check_groups, group_folds
-from vidssl.evaluate.intervals import group_draws
+from vidssl.evaluate.intervals import Bootstrap, group_draws
 from vidssl.evaluate.linear import INNER_FOLDS, STRENGTHS, Basis, fit_ridge, threads_for, with_ones
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -27,17 +31,17 @@ class RidgeResult:
             seeds and the overall means of the targets held fixed.
         per_target: [m] R² of each target, mean over seeds.
         scores: [S, m] R² of each seed and target.
-        errors: [S, n, m] squared out-of-fold errors.
-        spread: [n, m] squared deviations from the overall mean.
+        errors: [S, n, m] squared out-of-fold errors, NaN where the target is unknown.
+        spread: [n, m] squared deviations from the overall mean, NaN where the target is unknown.
         groups: [n] group numbers.
     """
 
     mean: float
     stderr: float
-    per_target: NDArray[np.float64]
-    scores: NDArray[np.float64]
-    errors: NDArray[np.float64]
-    spread: NDArray[np.float64]
+    per_target: Floats
+    scores: Floats
+    errors: Floats
+    spread: Floats
     groups: NDArray[np.int64]
 
 
@@ -46,28 +50,34 @@ def ridge_r2(
 ) -> RidgeResult:
     """R² of continuous targets by ridge regression on standardised frozen features, group-disjoint.
 
-    R² = 1 - sum of squared out-of-fold errors / sum of squared deviations from the overall mean; it is 0 for a guess
-    of the mean and negative for worse. Features are standardised on the training folds; the penalty is chosen per
-    target by inner group-disjoint 5-fold validation on the training folds alone.
+    R² = 1 - sum of squared out-of-fold errors / sum of squared deviations from the overall mean, over the items for
+    which the target is known; it is 0 for a guess of the mean and negative for worse. Features are standardised on the
+    training folds; the penalty is chosen per target by inner group-disjoint 5-fold validation on the training folds
+    alone.
 
     Args:
         features: [n, d] real numbers.
-        targets: [n] or [n, m] real numbers in any units.
+        targets: [n] or [n, m] real numbers in any units; NaN where unknown.
         groups: [n] group of each item; None makes every item its own group.
         folds: at most the number of groups.
         seeds: S seeds of the fold assignment.
 
     Raises:
-        VidsslError: NaN, a constant target, too few groups, lengths that differ.
+        VidsslError: NaN features, a constant target, too few groups in which it is known, lengths that differ.
     """
     x = check_features(features)
     y = _check_targets(targets, len(x))
     members = check_groups(groups, len(x), folds)
     if not seeds:
         raise VidsslError("ridge_r2: no seeds given; one at least, e.g. (0, 1, 2)")
+    errors = y.new_full((len(seeds), *y.shape), torch.nan)
     with threads_for(x):
-        errors = torch.stack([_errors(x, y, members, folds, seed) for seed in seeds])
-    return _result(errors.numpy(), ((y - y.mean(dim=0)) ** 2).numpy(), members)
+        for columns, rows in _known_alike(y):
+            of_rows = _members_of(members, rows, columns, folds)
+            for row, seed in enumerate(seeds):
+                found = _errors(x[rows], y[rows][:, columns], of_rows, folds, seed)
+                errors[row, rows[:, None], columns] = found
+    return _result(errors.numpy(), ((y - y.nanmean(dim=0)) ** 2).numpy(), members)
 
 
 def pool_ridge(results: Sequence[RidgeResult]) -> RidgeResult:
@@ -76,25 +86,40 @@ def pool_ridge(results: Sequence[RidgeResult]) -> RidgeResult:
     return _result(np.concatenate([result.errors for result in results]), first.spread, first.groups)
 
 
-def _result(errors: NDArray[np.float64], spread: NDArray[np.float64], groups: NDArray[np.int64]) -> RidgeResult:
-    r2 = 1 - errors.sum(axis=1) / spread.sum(axis=0)
-    stderr = _stderr(errors.mean(axis=0), spread, groups)
+def compare_ridge(a: RidgeResult, b: RidgeResult) -> Bootstrap:
+    """R² of a minus that of b, averaged over targets, on the same items; 95 % interval over resampled groups.
+
+    Either may hold more seeds than the other (several random encoders): errors are paired by item.
+
+    Raises:
+        VidsslError: the two were not measured on the same items, targets and groups.
+    """
+    if not (np.array_equal(a.spread, b.spread, equal_nan=True) and np.array_equal(a.groups, b.groups)):
+        raise VidsslError("compare_ridge: the two have other items, targets or groups; probe both on the same ones")
+    drawn = _drawn_r2(a.errors.mean(axis=0), a.spread, a.groups) - _drawn_r2(b.errors.mean(axis=0), b.spread, b.groups)
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return Bootstrap(a.mean - b.mean, float(drawn.std(ddof=1)), float(low), float(high))
+
+
+def _result(errors: Floats, spread: Floats, groups: NDArray[np.int64]) -> RidgeResult:
+    r2 = 1 - np.nansum(errors, axis=1) / np.nansum(spread, axis=0)
+    stderr = float(_drawn_r2(errors.mean(axis=0), spread, groups).std(ddof=1))
     return RidgeResult(float(r2.mean()), stderr, r2.mean(axis=0), r2, errors, spread, groups)
 
 
-def _stderr(errors: NDArray[np.float64], spread: NDArray[np.float64], groups: NDArray[np.int64]) -> float:
-    """Standard error of the R² averaged over targets, over resampled groups; errors and spread [n, m]."""
+def _drawn_r2(errors: Floats, spread: Floats, groups: NDArray[np.int64]) -> Floats:
+    """R² averaged over targets in each draw of resampled groups; errors and spread [n, m], NaN where unknown."""
     member = np.unique(groups, return_inverse=True)[1]
     counts = group_draws(int(member.max()) + 1)  # [resamples, G]
 
-    def sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def sums(values: Floats) -> Floats:
         of_group = np.zeros((counts.shape[1], values.shape[1]))
-        np.add.at(of_group, member, values)
+        np.add.at(of_group, member, np.nan_to_num(values))
         return np.asarray(counts @ of_group)
 
     below = sums(spread)
     drawn = (below > 0).all(axis=1)  # a draw of groups that all lie at the mean has no R²
-    return float((1 - sums(errors)[drawn] / below[drawn]).mean(axis=1).std(ddof=1))
+    return np.asarray((1 - sums(errors)[drawn] / below[drawn]).mean(axis=1))
 
 
 def _check_targets(targets: ArrayLike, n: int) -> Tensor:
@@ -102,12 +127,31 @@ def _check_targets(targets: ArrayLike, n: int) -> Tensor:
     y = y[:, None] if y.ndim == 1 else y
     if y.ndim != 2 or len(y) != n:
         raise VidsslError(f"ridge_r2: expected targets [n] or [n, m] for {n} items, got shape {tuple(y.shape)}")
-    if not torch.isfinite(y).all():
-        raise VidsslError("ridge_r2: the targets hold NaN or infinity; leave those items out")
-    constant = (y.amax(dim=0) == y.amin(dim=0)).nonzero().flatten().tolist()
-    if constant:
-        raise VidsslError(f"ridge_r2: target {constant[0]} has one value only; R² is not defined for it, leave it out")
+    if torch.isinf(y).any():
+        raise VidsslError("ridge_r2: the targets hold infinity; leave those items out, or give NaN for unknown")
+    for number, column in enumerate(y.T):
+        known = column[~column.isnan()]
+        if len(known) == 0 or known.max() == known.min():
+            raise VidsslError(
+                f"ridge_r2: target {number} has one value only or is NaN throughout; R² is not defined for it, leave it"
+                " out"
+            )
     return y
+
+
+def _known_alike(y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """(columns, rows): targets that are known for the same items, and those items."""
+    patterns, number = torch.unique(~y.isnan(), dim=1, return_inverse=True)
+    for place, pattern in enumerate(patterns.T):
+        yield (number == place).nonzero().flatten(), pattern.nonzero().flatten()
+
+
+def _members_of(members: NDArray[np.int64], rows: Tensor, columns: Tensor, folds: int) -> NDArray[np.int64]:
+    """Group numbers of some items, checked: enough of them for the folds."""
+    try:
+        return check_groups(members[rows.numpy()], len(rows), folds)
+    except VidsslError as error:
+        raise VidsslError(f"target {int(columns[0])} is known for {len(rows)} items only: {error}") from error
 
 
 def _errors(x: Tensor, y: Tensor, groups: NDArray[np.int64], folds: int, seed: int) -> Tensor:

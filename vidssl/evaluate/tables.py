@@ -9,7 +9,7 @@ from rich.table import Table
 from vidssl.evaluate.arms import Row
 from vidssl.evaluate.intervals import Bootstrap
 from vidssl.evaluate.probes import ProbeResult, compare
-from vidssl.evaluate.ridge import RidgeResult
+from vidssl.evaluate.ridge import RidgeResult, compare_ridge
 
 
 def class_table(rows: Sequence[Row]) -> Table:
@@ -36,17 +36,22 @@ def class_table(rows: Sequence[Row]) -> Table:
 
 
 def target_table(rows: Sequence[Row], names: Sequence[str]) -> Table:
-    """R² of ridge regression, their mean and each target's."""
-    table = Table(caption="R² out of fold; ± standard error: bootstrap over groups")
+    """R² of ridge regression, their mean and each target's, and by how much the first row's mean leads."""
+    table = Table(caption="R² out of fold; ± standard error and [95 % interval]: bootstrap over groups")
     table.add_column("features")
-    for name in ("ridge R²", *names, "RankMe", "dim"):
+    for name in ("ridge R²", "lead", *names, "RankMe", "dim"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        if row.ridge is None:
+        if row.ridge is None or rows[0].ridge is None:
             raise ValueError("target_table needs rows that were judged with targets")
         each = [f"{value:.3f}" for value in row.ridge.per_target]
         table.add_row(
-            row.name, f"{row.ridge.mean:.3f} ± {row.ridge.stderr:.3f}", *each, f"{row.rankme:.1f}", str(row.dim)
+            row.name,
+            f"{row.ridge.mean:.3f} ± {row.ridge.stderr:.3f}",
+            "" if row is rows[0] else _interval(compare_ridge(rows[0].ridge, row.ridge)),
+            *each,
+            f"{row.rankme:.1f}",
+            str(row.dim),
         )
     return table
 
@@ -54,8 +59,7 @@ def target_table(rows: Sequence[Row], names: Sequence[str]) -> Table:
 def verdict(rows: Sequence[Row]) -> list[str]:
     """One line a probe: which baselines the first row is above, and against which its whole interval is above zero."""
     lines = []
-    for probe, results in _probes(rows).items():
-        leads = {row.name: compare(results[0], other) for row, other in zip(rows[1:], results[1:], strict=True)}
+    for probe, leads in _leads(rows).items():
         above = [name for name, lead in leads.items() if lead.mean > 0]
         clear = [name for name, lead in leads.items() if lead.low > 0]
         lines.append(
@@ -63,6 +67,17 @@ def verdict(rows: Sequence[Row]) -> list[str]:
             f" the 95 % interval of its lead excludes zero for {', '.join(clear) or 'none'}"
         )
     return lines
+
+
+def _leads(rows: Sequence[Row]) -> dict[str, dict[str, Bootstrap]]:
+    """By probe and row: the first row's result minus that row's."""
+    leads = {
+        probe: {row.name: compare(results[0], other) for row, other in zip(rows[1:], results[1:], strict=True)}
+        for probe, results in _probes(rows).items()
+    }
+    if first := rows[0].ridge:
+        leads["ridge R²"] = {row.name: compare_ridge(first, row.ridge) for row in rows[1:] if row.ridge}
+    return leads
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
@@ -104,6 +119,8 @@ def as_json(rows: Sequence[Row], targets: Sequence[str]) -> list[dict[str, Any]]
                 )
         if row.ridge:
             entry["ridge_r2"] = _r2(row.ridge, targets)
+            if row is not rows[0] and rows[0].ridge:
+                entry["ridge_r2"]["lead_of_first"] = vars(compare_ridge(rows[0].ridge, row.ridge))
         found.append(entry)
     return found
 
