@@ -2,7 +2,7 @@
 
 from vidssl.core.centring import Centring
 from vidssl.core.gather import all_reduce_sum, gather, gather_ints, world
-from vidssl.core.info_nce import Exclude, info_nce, lse
+from vidssl.core.info_nce import Exclude, info_nce, lse, nt_xent
 from vidssl.core.koleo import koleo
 from vidssl.core.random import mix, mix_ints, sample_key, uniform
 from vidssl.core.sigreg import sigreg
@@ -23,6 +23,7 @@ __all__ = [
     "lse",
     "mix",
     "mix_ints",
+    "nt_xent",
     "sample_key",
     "sigreg",
     "sinkhorn",

@@ -1,37 +1,29 @@
 """InfoNCE and its log-sum-exp, exact, without ever holding the N × M scores.
 
-N anchors (queries), M keys, P positives an anchor, D feature dim, R anchors of a block.
+N anchors (queries), M keys, P positives an anchor, D feature dim.
 
-               keys [M, D]                     s = query · key / temperature, a block of R rows at a time
-            ┌───────────────────┐              e = exp(s), in place
-    block 0 │ s [R, M]          │ ── e ──────> lse_i = log Σ_j e_ij        loss_i = lse_i − mean of the positives' s
-    block 1 │                   │              d loss_i / d s_ij = e_ij / Σ_j e_ij − [j positive] / P
-            └───────────────────┘              d query += (that) @ key,  d key += (that)ᵀ @ query
+    info_nce   anchors among keys        2 + 4 or 6 N M D operations forward and backward
+    nt_xent    features among themselves; on CUDA the scores' symmetry halves the tiles: 4 N² D
+    lse        the log-sum-exp alone, with logarithmic weights of the keys
 
-A mean over anchors knows every anchor's weight, 1/N, beforehand. So while a block's scores are still in the buffer both
-gradients are taken from them: 3 matrix products (6 N M D operations) and one exponential a score, where recomputing the
-scores in the backward costs 4 products and two. Predicted 0.75 of the recomputing form's time; seen 0.73 (CPU time of
-one thread, fp32, N = M = 8192, D = 128). As shares of materialised cross-entropy: R = 64 0.55, R = 128 0.53, R = 256
-0.51, R = 512 0.50; recomputing rows 0.70, recomputing 512 × 512 tiles that fit L2 0.63. Subtracting the row maximum,
-needed at low temperature only, adds 0.01. When the weights come later (`lse`, `reduction="none"`) the backward sweeps
-again.
+    info_nce ── make_pairs: checks ── vidssl::contrast, an operator ──┬── sweep            by blocks, plain torch
+                                      (vidssl.core.ops)               └── triton_contrast  kernels, on CUDA
 
-Memory beside inputs and gradients: R × M scores, with R at most 256 on the CPU and 2048 on CUDA.
+The kernels take float32 (never as TF32), bfloat16 and float16 with D up to 512. The sweep takes the rest: float64,
+wider features, other devices. Both are exact and hold O(N D) beside a block of scores.
 """
 
-import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from vidssl.core.pairs import Exclude, Pairs, make_pairs, sum_type
+from vidssl.core import ops
+from vidssl.core.pairs import Exclude, Pairs, make_pairs
 from vidssl.errors import VidsslError
 
-__all__ = ["Exclude", "info_nce", "lse"]
-
-_SAFE = 40.0  # with |s| + log(all factors) below it every intermediate stays within e^±80, inside float32's range
+__all__ = ["Exclude", "info_nce", "lse", "nt_xent"]
 
 
 def info_nce(
@@ -43,6 +35,7 @@ def info_nce(
     exclude: Sequence[Exclude] = (),
     reduction: Literal["mean", "none"] = "mean",
     tile: int | None = None,
+    deterministic: bool | None = None,
 ) -> Tensor:
     """InfoNCE: cross-entropy of finding each anchor's positives among all keys.
 
@@ -62,20 +55,65 @@ def info_nce(
         temperature: above 0; a one-element tensor may require a gradient.
         exclude: rules of `Exclude`; a pair that meets any of them leaves the denominator, unless it is a positive.
         reduction: `"mean"` over anchors, `"none"` for one loss an anchor (its backward recomputes the scores).
-        tile: anchors whose scores are held at once, None for a choice by device and M.
+        tile: anchors whose scores the sweep holds at once, None for a choice by device and M; kernels do not ask.
+        deterministic: the same bits each time on CUDA too, by tiles of fixed size and scatters that sort first; None
+            for `torch.are_deterministic_algorithms_enabled()`.
 
     Returns:
         float32 (float64 for float64 input), scalar or [N]. Differentiable once.
 
     Raises:
         VidsslError: shapes, dtypes or devices that disagree, positives out of range, an anchor without a positive,
-            temperature not above 0; a backward under `create_graph=True`. (On CUDA the checks read a few numbers back.)
+            temperature not above 0; a backward under `create_graph=True`. (On CUDA the checks read a few numbers back;
+            inside `torch.compile` and CUDA graphs values are not checked, shapes are.)
     """
-    if reduction not in ("mean", "none"):
-        raise VidsslError(f'info_nce: reduction={reduction!r}; use "mean" or "none"')
-    pairs = make_pairs(query, key, temperature, positives, exclude, tile)
-    learned = temperature if isinstance(temperature, Tensor) else None
-    return _Contrast.apply(query, key, learned, pairs, reduction == "mean", torch.is_grad_enabled())
+    mean = _is_mean("info_nce", reduction)
+    return _contrast(query, key, make_pairs(query, key, temperature, positives, exclude, tile), mean, deterministic)
+
+
+def nt_xent(
+    features: Tensor,
+    positives: Tensor,
+    temperature: float | Tensor = 1.0,
+    *,
+    exclude_self: bool = True,
+    exclude: Sequence[Exclude] = (),
+    reduction: Literal["mean", "none"] = "mean",
+    tile: int | None = None,
+    deterministic: bool | None = None,
+) -> Tensor:
+    """`info_nce` of features among themselves: NT-Xent, Chen et al. 2020 (SimCLR), eq. 1, for any positives.
+
+    The kernels use that scores are symmetric: each pair of tiles is computed once, 4 N² D operations forward and
+    backward (5 with `deterministic`), where `info_nce(features, features, …)` takes 8.
+
+    Args:
+        features: [N, D], each an anchor and a key; types as in `info_nce`.
+        positives: int64 [N] or [N, P], indices into `features`; as in `info_nce`.
+        temperature: as in `info_nce`.
+        exclude_self: whether an anchor itself leaves its denominator (unless it is a positive).
+        exclude: rules of `Exclude` whose query labels and key labels are the same tensor.
+        reduction, tile, deterministic: as in `info_nce`.
+
+    Returns:
+        float32 (float64 for float64 input), scalar or [N]. Differentiable once.
+
+    Raises:
+        VidsslError: as `info_nce`; a rule with different labels for queries and keys.
+    """
+    mean = _is_mean("nt_xent", reduction)
+    for rule in exclude:
+        if rule.query is not rule.key:
+            raise VidsslError(
+                "nt_xent: a rule needs one tensor of labels for queries and keys, Exclude(labels, labels, …); "
+                "use info_nce(features, features, …) for two"
+            )
+    rules = list(exclude)
+    if exclude_self:
+        own = torch.arange(len(features), device=features.device)
+        rules.append(Exclude(own, own, "equal"))
+    pairs = make_pairs(features, features, temperature, positives, rules, tile)
+    return _contrast(features, features, pairs, mean, deterministic)
 
 
 def lse(
@@ -86,8 +124,9 @@ def lse(
     bias: Tensor | None = None,
     exclude: Sequence[Exclude] = (),
     tile: int | None = None,
+    deterministic: bool | None = None,
 ) -> Tensor:
-    """Log-sum-exp over keys of query · key / temperature + bias, by the same sweep as `info_nce`, whose arguments it has.
+    """Log-sum-exp over keys of query · key / temperature + bias, by the same means as `info_nce`, with its arguments.
 
     Args:
         bias: [M], any floating type, a logarithmic weight of each key (the dual variable of log-domain Sinkhorn), added
@@ -101,122 +140,22 @@ def lse(
         VidsslError: as `info_nce`.
     """
     pairs = make_pairs(query, key, temperature, None, exclude, tile, bias)
-    learned = temperature if isinstance(temperature, Tensor) else None
-    return _Contrast.apply(query, key, learned, pairs, False, torch.is_grad_enabled())
+    return _contrast(query, key, pairs, False, deterministic)
 
 
-class _Contrast(torch.autograd.Function):
-    """One value an anchor, or their mean with its gradients made in the forward while the scores are there."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, query: Tensor, key: Tensor, learned: Tensor | None, pairs: Pairs, mean: bool, grad: bool
-    ) -> Tensor:
-        ctx.save_for_backward(query, key, learned)
-        ctx.pairs, ctx.mean = pairs, mean
-        early = mean and grad and any(ctx.needs_input_grad[:3])
-        weight = torch.full((len(query),), 1 / len(query), dtype=sum_type(query), device=query.device)
-        losses, made = _values_and_gradients(ctx, query, key, learned, weight if early else None)
-        ctx.ready = made if early else None
-        return losses.mean() if mean else losses
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # so it is in a backward under create_graph=True, and nowhere else
-            raise VidsslError(
-                "info_nce and lse: gradients of gradients (create_graph=True) are not supported; "
-                "use torch.nn.functional.cross_entropy on the whole table of scores for a gradient penalty"
-            )
-        if ctx.ready is not None:
-            made, ctx.ready = ctx.ready, None  # handed over, not copied; with retain_graph the next backward sweeps
-            return *(None if x is None else x.mul_(grad) for x in made), None, None, None
-        query, key, learned = ctx.saved_tensors
-        weight = grad.expand(len(query)) / len(query) if ctx.mean else grad
-        return *_values_and_gradients(ctx, query, key, learned, weight)[1], None, None, None
+def _is_mean(name: str, reduction: str) -> bool:
+    if reduction not in ("mean", "none"):
+        raise VidsslError(f'{name}: reduction={reduction!r}; use "mean" or "none"')
+    return reduction == "mean"
 
 
-def _values_and_gradients(
-    ctx: Any, query: Tensor, key: Tensor, learned: Tensor | None, weight: Tensor | None
-) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor | None]]:
-    """Values [N]; with a weight [N], the gradients of Σ weight_i value_i to query, key and temperature where needed.
-
-    They are in the type of sums: autograd rounds them to the type of half inputs, after its own scaling.
-    """
-    for_query, for_key, for_temperature = ctx.needs_input_grad[:3]
-    wanted = (for_query or for_temperature, for_key)
-    values, d_query, d_key = _sweep(query, key, ctx.pairs, weight, wanted)
-    d_temperature = None
-    if for_temperature and d_query is not None and learned is not None:
-        # Scores depend on query / τ alone, so d/dτ = −(query · d query) / τ.
-        slope = -torch.dot(_wide(query).flatten(), d_query.flatten()) / ctx.pairs.tau
-        d_temperature = slope.to(learned).reshape(learned.shape)
-    return values, (d_query if for_query else None, d_key, d_temperature)
-
-
-def _sweep(
-    query: Tensor, key: Tensor, pairs: Pairs, weight: Tensor | None, wanted: tuple[bool, bool]
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Losses [N] (lse, without positives); with a weight [N], the wanted gradients of Σ_i weight_i loss_i."""
-    query, key = _wide(query), _wide(key)
-    losses = query.new_empty(len(query))
-    d_query = torch.empty_like(query) if weight is not None and wanted[0] else None
-    d_key = torch.zeros_like(key) if weight is not None and wanted[1] else None
-    buffer = query.new_empty(min(pairs.rows, len(query)), len(key))
-    bounded = _bounded(query, key, pairs)
-    with torch.autocast(query.device.type, enabled=False):
-        for start in range(0, len(query), pairs.rows):
-            rows = slice(start, start + pairs.rows)
-            anchors = query[rows] / pairs.tau  # a new tensor: scaled in place below
-            e = torch.mm(anchors, key.T, out=buffer[: len(anchors)])
-            if pairs.bias is not None:
-                e.add_(pairs.bias)
-            losses[rows], total = _exponentials_(e, pairs, rows, bounded)
-            if weight is None:
-                continue
-            scale = torch.where(total > 0, weight[rows] / total, 0)[:, None]  # no keys left: nothing moves
-            if d_query is not None:
-                torch.mm(e, key, out=d_query[rows]).mul_(scale / pairs.tau)
-            if d_key is not None:
-                d_key.addmm_(e.T, anchors.mul_(scale))
-    return losses, d_query, d_key
-
-
-def _exponentials_(e: Tensor, pairs: Pairs, rows: slice, bounded: bool) -> tuple[Tensor, Tensor]:
-    """Turn a block's scores [R, M] in place into total_i × d loss_i / d s_ij; returns losses [R] and totals [R]."""
-    positive = None if pairs.positives is None else e.gather(1, pairs.positives[rows])
-    for rule in pairs.exclude:
-        rule.apply_(e, rows)
-    if pairs.exclude and positive is not None:
-        e.scatter_(1, pairs.positives[rows], positive)  # type: ignore[index]  # a positive is never excluded
-    shift = e.new_zeros(len(e))
-    if not bounded:
-        shift = e.amax(1)
-        shift = torch.where(shift == -math.inf, 0, shift)  # all excluded: −∞ − −∞ would be NaN
-        e.sub_(shift[:, None])
-    total = e.exp_().sum(1)
-    if pairs.positives is None or pairs.share is None or positive is None:
-        return total.log() + shift, total
-    share = pairs.share[rows]
-    mean = (positive * share).sum(1)
-    # Unshifted, log(total) − mean would be a small difference of large numbers when the positive dominates.
-    losses = (total * (-mean).exp()).log() if bounded else total.log() + (shift - mean)
-    e.scatter_add_(1, pairs.positives[rows], share * -total[:, None])
-    return losses, total
-
-
-def _bounded(query: Tensor, key: Tensor, pairs: Pairs) -> bool:
-    """Whether |query| |key| / τ + |bias| ≥ |s| is so small that exp(s) needs no row maximum (saves two passes).
-
-    A fixed shift by the bound itself would underflow at low temperature, when all scores lie far below it.
-    """
-    longest_query = torch.linalg.vector_norm(query, dim=1).max() / pairs.tau
-    longest_key = torch.linalg.vector_norm(key, dim=1).max()
-    factors = math.log(len(key)) + longest_query.log1p() + longest_key.log1p()
-    if pairs.bias is not None:
-        factors = factors + pairs.bias.abs().max()
-    return bool(longest_query * longest_key + factors < _SAFE)
-
-
-def _wide(features: Tensor) -> Tensor:
-    """Contiguous, in the type sums are made in; no copy where it is so already."""
-    return features.to(sum_type(features)).contiguous()
+def _contrast(query: Tensor, key: Tensor, pairs: Pairs, mean: bool, deterministic: bool | None) -> Tensor:
+    """The operator on what has been checked; gradients nobody wants are not asked for."""
+    grad = torch.is_grad_enabled()
+    tau = pairs.temperature
+    return ops.contrast(
+        query, key, tau, pairs.positives, pairs.share, pairs.bias,
+        *pairs.rules, pairs.rows, mean,
+        grad and (query.requires_grad or tau.requires_grad), grad and key.requires_grad,
+        torch.are_deterministic_algorithms_enabled() if deterministic is None else deterministic,
+    )[0]  # fmt: skip

@@ -6,7 +6,7 @@ N anchors (queries), M keys, P positives an anchor, D feature dim.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,19 +42,32 @@ class Exclude:
                     f"Exclude: expected {name} labels as an integer vector, got {labels.dtype} {tuple(labels.shape)}"
                 )
 
+
+class Rules(NamedTuple):
+    """Exclusions packed: labels [rules, N] and [rules, M] of one type; bit r of `equal` for a rule on equal labels."""
+
+    query: Tensor
+    key: Tensor
+    equal: int
+
+    @property
+    def number(self) -> int:
+        return len(self.query)
+
     def apply_(self, scores: Tensor, rows: slice) -> None:
         """Set the excluded scores of a block [R, M] to −∞."""
-        compare = torch.eq if self.when == "equal" else torch.ne
-        scores.masked_fill_(compare(self.query[rows, None], self.key[None]), -math.inf)
+        for place, (query, key) in enumerate(zip(self.query, self.key, strict=True)):
+            compare = torch.eq if self.equal >> place & 1 else torch.ne
+            scores.masked_fill_(compare(query[rows, None], key[None]), -math.inf)
 
 
 @dataclass(frozen=True)
 class Pairs:
     """What is asked of the scores, apart from the features."""
 
-    tau: float
+    temperature: Tensor  # no dimensions, on the features' device; float64, or the type of a learned one
     rows: int  # anchors whose scores are held at once
-    exclude: tuple[Exclude, ...]
+    rules: Rules
     positives: Tensor | None = None  # int64 [N, P]; padding replaced by a positive of the same row
     share: Tensor | None = None  # float [N, P]: 1/|P(i)|, 0 for padding
     bias: Tensor | None = None  # [M], added to every anchor's scores, in the type of sums; −∞ takes a key out
@@ -69,9 +82,13 @@ def make_pairs(
     tile: int | None,
     bias: Tensor | None = None,
 ) -> Pairs:
-    """Check everything against everything; see `info_nce` for the arguments and errors."""
+    """Check everything against everything; see `info_nce` for the arguments and errors.
+
+    Numbers that only the device knows (positives out of range, a temperature's value) are not looked at while
+    `torch.compile` traces or a CUDA graph is captured.
+    """
     _check_features(query, key)
-    tau = _check_temperature(temperature)
+    tau = _check_temperature(temperature, query)
     rules = _check_rules(exclude, query, key)
     rows = _rows(tile, query, key)
     if positives is None:
@@ -106,18 +123,34 @@ def _check_features(query: Tensor, key: Tensor) -> None:
         raise VidsslError(f"query and key: expected one device, got {query.device} and {key.device}")
 
 
-def _check_temperature(temperature: float | Tensor) -> float:
-    if isinstance(temperature, Tensor) and temperature.numel() != 1:
+def _looks(tensor: Tensor) -> bool:
+    """Whether values may be read back to be checked."""
+    if torch.compiler.is_compiling():
+        return False
+    return tensor.device.type != "cuda" or not torch.cuda.is_current_stream_capturing()
+
+
+def _check_temperature(temperature: float | Tensor, query: Tensor) -> Tensor:
+    """The temperature as a tensor without dimensions beside the features."""
+    if not isinstance(temperature, Tensor):
+        _check_positive(float(temperature))
+        return torch.full((), float(temperature), dtype=torch.float64, device=query.device)
+    if temperature.numel() != 1:
         raise VidsslError(f"temperature: expected one number, got a tensor {tuple(temperature.shape)}")
-    tau = temperature.detach().item() if isinstance(temperature, Tensor) else float(temperature)
+    if _looks(temperature):
+        _check_positive(temperature.detach().item())
+    return temperature.reshape(()).to(query.device)
+
+
+def _check_positive(tau: float) -> None:
     if not 0 < tau < math.inf:
         raise VidsslError(
             f"temperature: expected a finite number above 0, got {tau}; a learned one needs its logarithm"
         )
-    return tau
 
 
-def _check_rules(exclude: Sequence[Exclude], query: Tensor, key: Tensor) -> tuple[Exclude, ...]:
+def _check_rules(exclude: Sequence[Exclude], query: Tensor, key: Tensor) -> Rules:
+    """int32 labels where every type fits into it, else int64."""
     for rule in exclude:
         if (len(rule.query), len(rule.key)) != (len(query), len(key)):
             raise VidsslError(
@@ -129,7 +162,28 @@ def _check_rules(exclude: Sequence[Exclude], query: Tensor, key: Tensor) -> tupl
                 f"exclude: labels on {rule.query.device} and {rule.key.device}, features on {query.device}; "
                 "move the labels to the features' device"
             )
-    return tuple(exclude)
+    labels = [side for rule in exclude for side in (rule.query, rule.key)]
+    short = all(x.dtype == torch.int32 or x.dtype.itemsize < 4 for x in labels)
+    kind = torch.int32 if short else torch.int64
+    packed = (
+        query.new_empty((len(exclude), len(query)), dtype=kind),
+        query.new_empty((len(exclude), len(key)), dtype=kind),
+    )
+    if exclude:
+        packed = (
+            torch.stack([rule.query.to(kind) for rule in exclude]),
+            torch.stack([rule.key.to(kind) for rule in exclude]),
+        )
+    return Rules(*packed, sum(1 << place for place, rule in enumerate(exclude) if rule.when == "equal"))
+
+
+def _check_range(positives: Tensor, count: Tensor, m: int) -> None:
+    low, high = (int(extreme) for extreme in torch.stack(positives.aminmax()).tolist())
+    if low < -1 or high >= m:
+        raise VidsslError(f"positives: expected indices 0 … {m - 1} of the keys, or −1 for none, got {low} … {high}")
+    if low < 0 and not bool(count.all()):
+        first = int((count[:, 0] == 0).nonzero()[0])
+        raise VidsslError(f"positives: anchor {first} has none; leave such anchors out of query and positives")
 
 
 def _check_bias(bias: Tensor, key: Tensor) -> Tensor:
@@ -152,14 +206,10 @@ def _check_positives(positives: Tensor, query: Tensor, key: Tensor) -> tuple[Ten
         )
     if positives.device != query.device:
         raise VidsslError(f"positives: on {positives.device}, features on {query.device}; move them there")
-    low, high = (int(extreme) for extreme in positives.aminmax())
-    if low < -1 or high >= m:
-        raise VidsslError(f"positives: expected indices 0 … {m - 1} of the keys, or −1 for none, got {low} … {high}")
     positives = positives.reshape(n, -1)
     real = positives >= 0
     count = real.sum(1, keepdim=True)
-    if low < 0 and not bool(count.all()):
-        first = int((count[:, 0] == 0).nonzero()[0])
-        raise VidsslError(f"positives: anchor {first} has none; leave such anchors out of query and positives")
+    if _looks(positives):
+        _check_range(positives, count, m)
     # A padding −1 becomes the row's largest index with share 0, so that it can be gathered and written like the others.
     return torch.where(real, positives, positives.amax(1, keepdim=True)), real.to(sum_type(query)) / count

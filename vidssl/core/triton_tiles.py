@@ -1,0 +1,104 @@
+"""How the Triton kernels are launched: which inputs they take, tile sizes, rules packed for them."""
+
+import importlib.util
+import os
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+_KINDS = (torch.float32, torch.bfloat16, torch.float16)
+_SHARED = 227 * 1024  # bytes of shared memory a program can have on an H100
+WIDEST = 512  # largest D: a program keeps rows of D sums in registers
+
+
+def interpreted() -> bool:
+    """Whether Triton runs kernels in Python, on CPU tensors (`TRITON_INTERPRET=1`, set before Triton is imported)."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def takes(features: Tensor) -> bool:
+    """Whether the kernels serve these features; the blockwise sweep serves all others, with the same results."""
+    on = features.device.type == "cuda" or interpreted()
+    fits = features.dtype in _KINDS and features.shape[1] <= WIDEST
+    return on and fits and importlib.util.find_spec("triton") is not None
+
+
+def block_dim(dim: int) -> int:
+    """D rounded up to a power of two, at least the 16 of a matrix instruction."""
+    return max(16, 1 << (dim - 1).bit_length())
+
+
+def precision(features: Tensor) -> str:
+    """float32 products are float32's own, never TF32; half types have one way only."""
+    return "ieee" if features.dtype == torch.float32 else "tf32"
+
+
+class Tiles(NamedTuple):
+    rows: int
+    columns: int
+    warps: int
+    stages: int
+
+
+def tiles(dim: int, itemsize: int) -> list[Tiles]:
+    """Tile sizes to try, the one for `fixed` first: what compiles for sm_90 without spills and fits shared memory."""
+    wide = block_dim(dim)
+    if itemsize == 4:  # products without matrix units: small tiles
+        options = [Tiles(64, 64, 8, 2), Tiles(64, 32, 4, 2)] if wide <= 128 else [Tiles(32, 32, 4, 2)]
+    elif wide <= 128:
+        options = [Tiles(128, 128, 8, 3), Tiles(128, 64, 8, 3), Tiles(128, 64, 4, 3), Tiles(64, 64, 4, 3)]
+    elif wide == 256:
+        options = [Tiles(128, 64, 8, 2), Tiles(64, 64, 4, 2), Tiles(128, 32, 8, 3)]
+    else:
+        options = [Tiles(64, 64, 8, 2), Tiles(64, 32, 8, 2)]
+    return [tile for tile in options if _shared_bytes(tile, wide * itemsize) <= _SHARED]
+
+
+def _shared_bytes(tile: Tiles, row: int) -> int:
+    return (tile.rows + tile.columns * tile.stages) * row
+
+
+_fastest: dict[tuple[Any, ...], Tiles] = {}
+
+
+def launch(kernel: Any, count: int, fixed: bool, *args: Any, **constants: Any) -> None:
+    """Run `kernel` over `count` rows with the fastest tiles, timed once a type and form; `fixed`: with the first.
+
+    The kernel must give the same result when it is run again.
+    """
+    features = args[0]
+
+    def run(tile: Tiles) -> None:
+        grid = (-(-count // tile.rows),)
+        sizes = {"BLOCK_R": tile.rows, "BLOCK_C": tile.columns, "num_warps": tile.warps, "num_stages": tile.stages}
+        kernel[grid](*args, **constants, **sizes)
+
+    if interpreted():
+        return run(Tiles(32, 16, 1, 1))
+    options = tiles(features.shape[1], features.element_size())
+    with torch.cuda.device(features.device):
+        if fixed or len(options) == 1:
+            return run(options[0])
+        form = (kernel.fn.__name__, features.device, features.dtype, *constants.values())
+        if form not in _fastest and torch.cuda.is_current_stream_capturing():
+            return run(options[0])
+        if form not in _fastest:
+            _fastest[form] = min(options, key=lambda tile: _milliseconds(lambda: run(tile)))
+        return run(_fastest[form])
+
+
+def _milliseconds(run: Any) -> float:
+    from triton.runtime.errors import OutOfResources
+
+    try:
+        run()
+    except OutOfResources:
+        return float("inf")
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(3):
+        run()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end)
