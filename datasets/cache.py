@@ -48,6 +48,11 @@ class CachedVideo:
         return len(self.times)
 
 
+def is_cache(folder: str | Path) -> bool:
+    """Whether a packed cache lies there, so that its videos can be had without their files."""
+    return all((Path(folder) / name).is_file() for name in ("index.json", "frames.u8"))
+
+
 class PackedCache:
     """Decoded frames of many videos, memory-mapped. `PackedCache.build` makes one, `PackedCache.open` opens it.
 

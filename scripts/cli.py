@@ -10,6 +10,7 @@ from types import FrameType
 COMMANDS = {
     "pretrain": "train an encoder on a folder of videos",
     "evaluate": "probe a run on labelled videos, beside honest baselines",
+    "compare": "train many methods alike and judge them side by side",
     "extract": "write the features of a folder of videos",
     "record": "record episodes of an environment as MP4",
     "robot-eval": "judge features by the policies built on them",

@@ -1,7 +1,7 @@
 """Train an encoder on videos without labels.
 
 DATA is a folder of videos (searched recursively; class subfolders, where there are any, are used for the online probe
-only), a list file with a line `path[,label]` a video, or one video.
+only), a list file with a line `path[,label]` a video, one video, or a packed cache of videos that --cache once made.
 
 Example:
 
@@ -28,7 +28,7 @@ class Config:
     """See the text above."""
 
     data: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DATA")]]
-    """folder of videos, list file or single video"""
+    """folder of videos, list file, single video or packed cache"""
     out: Path
     """run folder to write"""
     method: str = "cpc"
@@ -92,6 +92,7 @@ def run(config: Config) -> int:
     """Train as configured; the function behind the command."""
     import torch
 
+    from vidssl.datasets.cache import is_cache
     from vidssl.datasets.clips import manifest_hash
     from vidssl.encoders import build_encoder
     from vidssl.methods import find_method
@@ -118,7 +119,8 @@ def run(config: Config) -> int:
             else f"{config.out} holds a run already; pass --resume to go on with it, or choose another --out"
         )
     fabric = make_fabric(config.device, config.devices, config.precision)
-    if fabric.world_size > 1 and config.cache is None:  # a file that fails in mid-training would leave ranks uneven
+    packed = config.cache is not None or is_cache(config.data)
+    if fabric.world_size > 1 and not packed:  # a file that fails in mid-training would leave ranks uneven
         raise VidsslError(f"{fabric.world_size} processes train from a packed cache: give --cache FOLDER")
     torch.manual_seed(config.seed)
     views = method_class.default_views(size) if config.views == "published" else Views.none(size)
@@ -130,6 +132,7 @@ def run(config: Config) -> int:
     run_config = {
         "encoder": {"name": encoder_name, "dim": method.encoder.dim},
         "context": None if method.context is None else {"name": method.context.name, "dim": method.context.dim},
+        "energy": energy.sizes if (energy := getattr(method, "energy", None)) else None,
         "output": method.output,
         "image_size": list(size),
         "fps": clip_rate(loader.videos, config.stride),
@@ -159,9 +162,11 @@ def default_encoder(method: Any) -> str:
 
 def open_source(config: Config, fabric: Any) -> Any:
     """The videos of `config.data`: a list of files, or the packed cache of them, built where there is none."""
-    from vidssl.datasets.cache import PackedCache
+    from vidssl.datasets.cache import PackedCache, is_cache
     from vidssl.datasets.files import find_videos
 
+    if is_cache(config.data):
+        return PackedCache.open(config.data)
     videos = find_videos(config.data)
     if config.cache is None:
         return videos

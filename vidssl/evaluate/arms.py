@@ -88,10 +88,11 @@ def judge(
         )
         parts.setdefault(arm.name, []).append(row)
         told()
-    return [_averaged(rows) for rows in parts.values()]
+    return [averaged(rows) for rows in parts.values()]
 
 
-def _averaged(rows: Sequence[Row]) -> Row:
+def averaged(rows: Sequence[Row]) -> Row:
+    """One row from several of the same videos (untrained encoders, training seeds): their predictions are pooled."""
     linear = [row.linear for row in rows if row.linear]
     knn = [row.knn for row in rows if row.knn]
     ridge = [row.ridge for row in rows if row.ridge]

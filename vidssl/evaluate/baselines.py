@@ -3,6 +3,8 @@
 All take the same frames as the learned encoder: uint8 [W, T, H, W', 3], W windows of T frames.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -42,18 +44,27 @@ def untrained(extractor: FeatureExtractor, seed: int) -> FeatureExtractor:
     Raises:
         VidsslError: the extractor does not come from a run folder, so its architecture isn't known.
     """
-    config = extractor.config
-    if "encoder" not in config:
+    if "encoder" not in extractor.config:
         raise VidsslError("untrained: this extractor has no run config; make it with load_encoder(run)")
+    return fresh({**extractor.config, "output": extractor.output}, seed, extractor.device)
+
+
+def fresh(config: dict[str, Any], seed: int, device: str | torch.device = "cpu") -> FeatureExtractor:
+    """The architecture of a run's config with fresh weights, a function of `seed` alone.
+
+    Args:
+        config: as in `config.json`: `encoder`, `context`, `image_size`, `fps` and `output` are read.
+        seed: of the weights.
+        device: where to run it.
+    """
+    size = (int(config["image_size"][0]), int(config["image_size"][1]))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = build_encoder(config["encoder"]["name"], extractor.image_size)
+        encoder = build_encoder(config["encoder"]["name"], size)
         context = None
         if config["context"] is not None:
             context = build_context(config["context"]["name"], encoder.dim, config["context"]["dim"])
-    return FeatureExtractor(
-        encoder, context, extractor.image_size, extractor.fps, extractor.output, config, extractor.device
-    )
+    return FeatureExtractor(encoder, context, size, config["fps"], config["output"], config, device)
 
 
 def _channels_first(frames: Tensor) -> Tensor:

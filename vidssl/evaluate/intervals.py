@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import sqrt
 
 import numpy as np
@@ -118,7 +119,10 @@ def group_bootstrap(values: ArrayLike, groups: Sequence[object] | NDArray[np.gen
     return Bootstrap(float(x.mean()), float(draws.std(ddof=1)), float(low), float(high))
 
 
+@lru_cache(maxsize=4)
 def group_draws(count: int, seed: int = 0) -> NDArray[np.float64]:
-    """[RESAMPLES, count] how often each of `count` groups occurs in each resample."""
+    """[RESAMPLES, count] how often each of `count` groups occurs in each resample; read-only, one array for all."""
     rng = np.random.default_rng(seed)
-    return rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(float)
+    draws = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(float)
+    draws.setflags(write=False)
+    return draws
