@@ -11,6 +11,7 @@ COMMANDS = {
     "pretrain": "train an encoder on a folder of videos",
     "evaluate": "probe a run on labelled videos, beside honest baselines",
     "compare": "train many methods alike and judge them side by side",
+    "doctor": "tell whether runs collapsed, how and why",
     "extract": "write the features of a folder of videos",
     "record": "record episodes of an environment as MP4",
     "robot-eval": "judge features by the policies built on them",

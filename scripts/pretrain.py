@@ -73,6 +73,8 @@ class Config:
     """steps between checkpoints"""
     monitor_every: int = 200
     """steps between online probes"""
+    doctor: Literal["warn", "stop", "off"] = "warn"
+    """when the representation collapses: warn and say why, also stop (exit status 3), or do not look"""
     device: Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda}")] = "auto"
     """where to train"""
     devices: int = 1
@@ -84,7 +86,7 @@ class Config:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns its exit status (143 or 130 when a signal stopped it)."""
+    """Run the command; returns its exit status (143 or 130 when a signal stopped it, 3 when the doctor did)."""
     return run(tyro.cli(Config, args=argv, prog="vidssl pretrain", description=__doc__))
 
 
@@ -151,6 +153,7 @@ def run(config: Config) -> int:
         run_config=run_config,
         resume=config.resume,
         monitor=make_monitor(config, source, loader) if fabric.is_global_zero else None,
+        doctor=config.doctor,
     )
     return report(config, outcome, fabric)
 
@@ -291,6 +294,9 @@ def report(config: Config, outcome: Any, fabric: Any) -> int:
     """Say how it ended and what to do next; returns the exit status."""
     if not fabric.is_global_zero:
         return 0
+    if outcome.stopped_by == "doctor":
+        print(f"stopped by the doctor at step {outcome.step}, saved; see it drawn: vidssl doctor {config.out}")
+        return 3
     if outcome.stopped_by:
         print(
             f"stopped by {outcome.stopped_by} at step {outcome.step}, saved; go on with the same command and --resume"

@@ -1,7 +1,7 @@
 """The one training loop.
 
     loader ──batch──> method.loss ──backward, clip──> optimiser ──> method.after_step
-                                                   every log_every: metrics.jsonl, TensorBoard, progress
+                                                   every log_every: metrics.jsonl, TensorBoard, progress, doctor
                                                    every checkpoint_every: trainer.pt, model.safetensors
 
 A step is a function of (weights, seed, step): the loader starts at any step, and torch's generator is seeded anew for
@@ -12,6 +12,7 @@ import json
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from vidssl.checkpoint import read_config, read_state, replacing, write_config, 
 from vidssl.core.random import mix_ints
 from vidssl.device import choose_device
 from vidssl.errors import VidsslError
+from vidssl.evaluate.doctor import Doctor, Setting
 from vidssl.progress import TrainingDisplay
 
 
@@ -113,7 +115,7 @@ class Outcome:
     Attributes:
         step: optimiser steps done in all.
         seconds: spent in the loop, resumed parts included.
-        stopped_by: the name of the signal that stopped it early, None when the budget was spent.
+        stopped_by: the name of the signal that stopped it early, or "doctor"; None when the budget was spent.
     """
 
     step: int
@@ -172,6 +174,7 @@ def fit(
     run_config: dict[str, Any],
     resume: bool = False,
     monitor: Callable[[nn.Module], dict[str, float]] | None = None,
+    doctor: Literal["warn", "stop", "off"] = "warn",
 ) -> Outcome:
     """Train `method` on the batches of `loader` and leave a run folder.
 
@@ -185,6 +188,7 @@ def fit(
         run_config: what `load_encoder` needs, and what a resumed run must share with its first part.
         resume: go on from the last checkpoint of `run`.
         monitor: called with the method every `monitor_every` steps; its numbers are logged.
+        doctor: what a collapse does: a warning and a line in `doctor.jsonl`, the end of the run too, or nothing.
     Raises:
         VidsslError: a run folder in use, a resumed run that differs from its first part, a loss or gradient that is not
             finite, a disk that is full. Before the first checkpoint it leaves the folder free for another start.
@@ -208,6 +212,7 @@ def fit(
         stop = stack.enter_context(_signals())
         log = stack.enter_context(_MetricsLog(run, step, enabled=fabric.is_global_zero))
         display = stack.enter_context(TrainingDisplay(total, budget.minutes, step, enabled=fabric.is_global_zero))
+        ward = _Ward(run, run_config) if doctor != "off" and fabric.is_global_zero else None
         while True:
             spent, stopped_by = _agreed(fabric, time.perf_counter() - started, stop.name)
             fraction = step / total if total is not None else spent / (60 * (budget.minutes or 1))
@@ -249,10 +254,13 @@ def fit(
             rate = (step - first_step) / max(spent - seconds, 1e-9)
             wait = waited / max(spent - seconds, 1e-9)
             display.update(step, spent, value, rate, wait)
-            if step % config.log_every == 0 or step == total:
+            if step % config.log_every == 0 or step in (1, total):  # the first: what the untrained network was like
                 numbers = {name: float(metric) for name, metric in metrics.items()}
                 timing = {"seconds": spent, "steps_per_second": rate, "data_wait": wait}
-                log.write(step, {"loss": value, "lr": lr, "gradient_norm": float(norm), **numbers, **timing})
+                line = {"loss": value, "lr": lr, "gradient_norm": float(norm), **numbers, **timing}
+                log.write(step, line)
+                if ward is not None and ward.collapses(step, line) and doctor == "stop":
+                    stop.name = stop.name or "doctor"
             if monitor is not None and fabric.is_global_zero and (step % config.monitor_every == 0 or step == total):
                 log.write(step, monitor(method))
             if step % config.checkpoint_every == 0:
@@ -284,10 +292,10 @@ def _agreed(fabric: Any, spent: float, signal_name: str | None) -> tuple[float, 
     """Seconds spent and the signal to stop for, alike on all ranks: their clocks differ, and a signal may reach one."""
     if fabric.world_size == 1:
         return spent, signal_name
-    number = signal.Signals[signal_name] if signal_name else 0
-    ours = torch.tensor([spent, number], dtype=torch.float64, device=fabric.device)
+    names = [None, *(number.name for number in signal.Signals), "doctor"]
+    ours = torch.tensor([spent, names.index(signal_name)], dtype=torch.float64, device=fabric.device)
     spent, number = fabric.all_reduce(ours, reduce_op="max").tolist()
-    return spent, signal.Signals(int(number)).name if number else None
+    return spent, names[int(number)]
 
 
 def _decay_groups(method: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -404,6 +412,27 @@ class _MetricsLog:
         if self.enabled:
             self.file.close()
             self.board.close()
+
+
+class _Ward:
+    """The doctor at a running training. A resumed run's earlier lines are read again, and told findings kept told."""
+
+    def __init__(self, run: Path, run_config: dict[str, Any]) -> None:
+        self.doctor, self.path = Doctor(Setting.of(run_config)), run / "doctor.jsonl"
+        earlier = [json.loads(line) for line in _whole_lines(run / "metrics.jsonl")]
+        findings = [finding for line in earlier for finding in self.doctor.read(line)]
+        if findings or self.path.exists():
+            with replacing(self.path) as temporary:
+                temporary.write_text("".join(json.dumps(finding.as_json()) + "\n" for finding in findings))
+
+    def collapses(self, step: int, metrics: dict[str, float]) -> bool:
+        """Reads a line of metrics; a finding is written, and told on stderr."""
+        findings = self.doctor.read({"step": step, **metrics})
+        for finding in findings:
+            with self.path.open("a") as file:
+                file.write(json.dumps(finding.as_json()) + "\n")
+            print(f"doctor: {finding.text()}", file=sys.stderr, flush=True)
+        return bool(findings)
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -1,0 +1,160 @@
+"""The collapse doctor on series written by hand: what it sees, when, what it names, what it leaves alone."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from vidssl.evaluate.doctor import CAUSES, PATIENCE, Diagnosis, Doctor, Setting, diagnose
+from vidssl.methods import METHODS
+
+
+def lines(spread: list[float], rank: list[float], **more: Any) -> list[dict[str, float]]:
+    """A line every 10 steps; the encoder stays at spread 0.5 and rank 30. Other series: a list, or one number."""
+    numbers = {"embedding_spread": spread, "embedding_rank": rank, "feature_spread": 0.5, "feature_rank": 30.0, **more}
+    return [
+        {"step": 10 * (i + 1)} | {name: v[i] if isinstance(v, list) else v for name, v in numbers.items()}
+        for i in range(len(spread))
+    ]
+
+
+def setting(method: str, **options: Any) -> Setting:
+    found = Setting.of({"method": {"name": method, "options": options}})
+    assert found is not None
+    return found
+
+
+CONSTANT = [0.9, 0.5, 0.15, 0.1, 0.1, 0.05, 0.05, 0.04]  # below 0.2 from the third line on: five of them at the seventh
+RANKS = [50.0, 40.0, 30.0, 20.0, 20.0, 20.0, 20.0, 20.0]
+
+
+def test_constant_collapse_is_sure_at_the_fifth_line_below_the_limit() -> None:
+    doctor = Doctor()
+    found = [(line["step"], finding) for line in lines(CONSTANT, RANKS) for finding in doctor.read(line)]
+    assert [(step, finding.kind, finding.where) for step, finding in found] == [(70, "constant", "embedding")]
+    finding = found[0][1]
+    assert finding.evidence[0] == "embedding_spread at most 0.15 from step 30 to 70 (limit 0.2), 0.9 at step 10"
+    assert finding.evidence[1].startswith("the encoder before the projector still stands: feature_rank 30")
+    assert "constant collapse of the embeddings (projector)" in finding.text()
+
+
+def test_dimensional_collapse_keeps_its_spread() -> None:
+    ranks = [40.0, 8.0, 3.0, 2.0, 2.0, 1.5, 1.5, 1.4]
+    diagnosis = diagnose(lines([0.9] * 8, ranks))
+    assert diagnosis.verdict == "dimensional"
+    assert [(f.step, f.kind, f.where) for f in diagnosis.findings] == [(70, "dimensional", "embedding")]
+
+
+def test_the_encoder_can_collapse_behind_a_projector_that_stands() -> None:
+    ends = [0.5, 0.3, 0.02, 0.02, 0.02, 0.02, 0.02, 0.02]
+    diagnosis = diagnose(lines([1.0] * 8, [30.0] * 8, feature_spread=ends))
+    assert [(f.kind, f.where) for f in diagnosis.findings] == [("constant", "feature")]
+    assert "what the loss compares still stands" in diagnosis.findings[0].evidence[1]
+
+
+@pytest.mark.parametrize(
+    ("spread", "rank"),
+    [
+        ([0.9] * 12, [20.0] * 12),
+        ([0.9] * 4 + [0.01] * (PATIENCE - 1) + [0.6] * 4, [20.0] * 12),  # a stumble shorter than the patience
+        ([0.05, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.3, 0.4, 0.5], [3.0] * 10),  # a start near collapse that moves away
+        ([0.12] * 12, [8.0] * 12),  # features of a rectified network point one way: close together from the start
+        ([0.9] * 12, [3.0] * 12),  # never had more directions
+    ],
+)
+def test_healthy_transients_are_left_alone(spread: list[float], rank: list[float]) -> None:
+    diagnosis = diagnose(lines(spread, rank))
+    assert diagnosis.verdict == "healthy"
+    assert diagnosis.findings == ()
+
+
+def test_outputs_that_never_moved_apart() -> None:
+    assert diagnose(lines([0.005] * 2 * PATIENCE, [9.0] * 2 * PATIENCE)).verdict == "constant"
+    assert diagnose(lines([0.005] * (2 * PATIENCE - 1), [9.0] * (2 * PATIENCE - 1))).verdict == "healthy"
+
+
+def test_a_finding_is_told_once_and_a_recovery_noted() -> None:
+    diagnosis = diagnose(lines([*CONSTANT, 0.04, 0.04, 0.9, 0.9], [20.0] * 12))
+    assert len(diagnosis.findings) == 1
+    assert diagnosis.verdict == "healthy"
+    assert "the run recovered by its end" in diagnosis.notes
+
+
+def test_a_known_setting_is_named_as_such() -> None:
+    run = diagnose(lines(CONSTANT, RANKS, loss=0.01), setting("byol", predictor=False))
+    finding = run.findings[0]
+    assert (finding.cause, finding.known) == ("predictor", True)
+    assert "byol with predictor=False (default True) is known to collapse" in finding.evidence[-1]
+    assert finding.advice.startswith("--options predictor=True;")
+
+
+def test_a_weight_beside_the_ablated_one_counts() -> None:
+    """Default 25, ablated 0: 1 is 24 from the default and 1 from 0; 12 is not nearer to 0 than to 25."""
+    assert setting("vicreg", variance=1.0).ablation() == METHODS["vicreg"].ablations[0]  # type: ignore[attr-defined]
+    assert setting("vicreg", variance=12.0).ablation() is None
+    assert setting("vicreg").ablation() is None
+
+
+def test_a_setting_known_to_collapse_that_has_not() -> None:
+    diagnosis = diagnose(lines([0.9] * 8, RANKS), setting("byol", predictor=False))
+    assert diagnosis.verdict == "healthy"
+    assert diagnosis.notes == ("its setting, no predictor, is known to collapse (constant); it has not so far",)
+
+
+LOSS_AT_ONCE = [2.0, 0.5, 0.05, 0.01, 0.01, 0.01, 0.01, 0.01]
+LOSS_SLOWLY = [2.0, 1.5, 1.2, 1.0, 0.9, 0.8, 0.7, 0.6]
+
+
+@pytest.mark.parametrize(
+    ("more", "cause"),
+    [
+        ({"loss": LOSS_AT_ONCE, "momentum": 0.99}, "stop-gradient"),  # by step 30, the target takes 100
+        ({"loss": LOSS_SLOWLY, "momentum": 0.99}, "predictor"),
+        ({"loss": LOSS_SLOWLY, "momentum": 0.0}, "momentum"),
+        ({"loss": LOSS_SLOWLY, "momentum": 1.0}, "momentum"),
+        ({"loss": 7.0, "temperature": 0.1, "teacher_temperature": 1.0}, "temperature"),
+        ({"loss": 0.0, "temperature": 0.1, "teacher_temperature": 0.04, "assignment_usage": 0.01}, "centring"),
+        ({"loss": 0.0, "assignment_usage": 0.01}, "assignment"),
+        (
+            {"share_variance": 0.0, "share_invariance": 1.0, "term_variance": RANKS, "term_invariance": 0.1},
+            "term-balance",
+        ),
+        ({"loss": LOSS_AT_ONCE, "energy_true": 0.001}, "negatives"),
+        ({"loss": 5.0}, None),
+    ],
+)
+def test_causes_by_the_numbers_alone(more: dict[str, Any], cause: str | None) -> None:
+    finding = diagnose(lines(CONSTANT, RANKS, **more)).findings[0]
+    assert (finding.cause, finding.known) == (cause, False)
+    assert cause is None or len(finding.evidence) == 3
+
+
+def test_what_a_method_has_not_got_is_not_its_cause() -> None:
+    """The numbers of a missing stop-gradient, in a method without one."""
+    numbers = lines(CONSTANT, RANKS, loss=LOSS_AT_ONCE)
+    assert diagnose(numbers).findings[0].cause == "stop-gradient"
+    finding = diagnose(numbers, setting("wmse", hidden=64)).findings[0]
+    assert finding.cause is None
+    assert finding.evidence[-1] == "hidden=64 (default 512)"
+
+
+def test_a_run_without_health_metrics_says_what_is_missing() -> None:
+    diagnosis = diagnose([{"step": 10, "loss": 1.0}, {"step": 20, "rankme": 9.0}])
+    assert isinstance(diagnosis, Diagnosis)
+    assert diagnosis.verdict == "unknown"
+    assert "no feature_spread and feature_rank in its metrics" in diagnosis.notes[0]
+    assert "rankme" in diagnosis.notes[1]
+
+
+def test_every_ablation_names_a_cause_the_doctor_knows() -> None:
+    named = {ablation.cause for method in METHODS.values() for ablation in method.ablations}  # type: ignore[attr-defined]
+    assert named <= set(CAUSES)
+    for name, method in METHODS.items():
+        for ablation in method.ablations:  # type: ignore[attr-defined]
+            assert setting(name, **ablation.options).ablation(ablation.collapse) == ablation
+
+
+def test_no_torch_is_imported() -> None:
+    code = "import sys, vidssl.evaluate.doctor; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,257 @@
+"""Why a run collapsed: a setting known to do it, or what the numbers speak for.
+
+Two kinds of evidence, never mixed: an option that equals one of the method's `ablations` (or lies beside it) is a
+known setting; without one, rules read the logged numbers, from the most telling to the least, and their answer is an
+inference. Rules for what a method has not got are not asked, when the method is known.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:  # at run time it would bring torch along
+    from vidssl.methods.ablation import Ablation
+
+Collapse = Literal["constant", "dimensional"]
+Where = Literal["embedding", "feature"]
+Line = Mapping[str, float]
+
+NEAR = 0.25  # an option this much nearer to the ablated value than to its default counts as ablated
+FAST = 0.05  # a loss down to this share of its range: nothing holds the two sides apart
+
+
+@dataclass(frozen=True)
+class Cause:
+    """What it is called in a report, and what to do about it."""
+
+    what: str
+    advice: str
+
+
+CAUSES: dict[str, Cause] = {
+    "predictor": Cause("no predictor", "put a predictor behind the projector of the side that learns"),
+    "stop-gradient": Cause("no stop-gradient", "stop the gradient through the target side"),
+    "momentum": Cause(
+        "a target network that copies (momentum 0) or never moves (momentum 1)", "set the momentum to 0.99 to 0.999"
+    ),
+    "batch-norm": Cause("batch norm left out", "put batch norm into projector and predictor"),
+    "term-balance": Cause(
+        "a term of the loss missing, or drowned by another", "raise the weight of the term that keeps outputs apart"
+    ),
+    "temperature": Cause("a temperature too high or too low", "set the temperature to its default"),
+    "centring": Cause("no centring of the teacher's scores", "centre the teacher's scores"),
+    "assignment": Cause("assignments without equipartition", "assign with Sinkhorn, all prototypes used alike"),
+    "whitening": Cause("no whitening", "whiten the embeddings"),
+    "negatives": Cause("no negatives, or too few", "contrast with negatives: a larger batch, more videos, or a queue"),
+    "projector": Cause(
+        "a projector that keeps few directions", "widen the projector, or train the encoder without one"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A run's method and what it was told.
+
+    Attributes:
+        method: its name.
+        options: in use.
+        defaults: of the method; empty for one that cannot be imported.
+        ablations: of the method.
+    """
+
+    method: str
+    options: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+    ablations: "tuple[Ablation, ...]"
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Setting | None":
+        """From a run's `config.json`; None where it names no method."""
+        from vidssl.errors import VidsslError
+        from vidssl.methods import find_method
+
+        name = config.get("method", {}).get("name")
+        if name is None:
+            return None
+        try:
+            method = find_method(name)
+        except VidsslError:  # a class of elsewhere that is not on the path here: judged by its numbers
+            return cls(name, config["method"].get("options", {}), {}, ())
+        parameters = inspect.signature(method).parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        return cls(name, defaults | config["method"].get("options", {}), defaults, getattr(method, "ablations", ()))
+
+    def ablation(self, kind: Collapse | None = None) -> "Ablation | None":
+        """The ablation that the options amount to; of several, one that leads to `kind`, then the most special."""
+        held = [a for a in self.ablations if all(self._amounts(name, value) for name, value in a.options.items())]
+        return max(held, key=lambda a: (a.collapse == kind, len(a.options)), default=None)
+
+    def _amounts(self, name: str, ablated: Any) -> bool:
+        used: Any = self.options.get(name)
+        default: Any = self.defaults.get(name)
+        if used in (ablated, default):
+            return bool(used == ablated and used != default)
+        if not (_is_number(used) and _is_number(ablated) and _is_number(default)):
+            return False
+        return bool(abs(used - ablated) <= NEAR * abs(used - default))
+
+    def changed(self, names: Sequence[str]) -> str:
+        """`name=value (default value)` of some options."""
+        return ", ".join(f"{name}={self.options[name]!r} (default {self.defaults[name]!r})" for name in names)
+
+    def can(self, cause: str) -> bool:
+        """Whether the method could have this cause at all."""
+        return not self.defaults or cause in {ablation.cause for ablation in self.ablations}
+
+
+def name_cause(
+    lines: Sequence[Line], where: Where, kind: Collapse, setting: Setting | None
+) -> tuple[str | None, bool, list[str], str]:
+    """The likely cause of a collapse, whether it is a known setting, the evidence, and the advice.
+
+    Args:
+        lines: with health metrics, up to the finding.
+        where, kind: of the collapse.
+        setting: None judges by the numbers alone.
+    """
+    ablation = setting.ablation(kind) if setting is not None else None
+    if setting is not None and ablation is not None:
+        evidence = [f"{setting.method} with {setting.changed(list(ablation.options))} is known to collapse"]
+        back = " ".join(f"{name}={setting.defaults[name]}" for name in ablation.options)
+        return ablation.cause, True, evidence, f"--options {back}; {CAUSES[ablation.cause].advice}"
+    for cause, rule in RULES:
+        if (setting is None or setting.can(cause)) and (evidence := rule(lines, where, kind)):
+            return cause, False, evidence, CAUSES[cause].advice
+    if setting is None:
+        return None, False, [], "compare the run with one of the method's defaults"
+    departed = [name for name, value in setting.options.items() if value != setting.defaults.get(name, value)]
+    if departed:
+        return None, False, [f"{setting.changed(departed)}"], "go back to the defaults, one option at a time"
+    return None, False, ["every option of the method is at its default"], "lower --lr, or raise --batch-size"
+
+
+Rule = Callable[[Sequence[Line], Where, Collapse], list[str]]
+
+
+def _momentum(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
+    momentum = _values(lines, "momentum")
+    if momentum and momentum[0] in (0.0, 1.0):
+        told = "the target is the network itself" if momentum[0] == 0 else "the target never moved"
+        return [f"momentum {momentum[0]:g} at step {_step(lines[0])}: {told}"]
+    return []
+
+
+def _temperature(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
+    """Of a teacher: at or above its student's, it sharpens nothing (Caron et al. 2021, section 5.3)."""
+    student, teacher = _values(lines, "temperature"), _values(lines, "teacher_temperature")
+    if student and teacher and teacher[-1] >= student[-1]:
+        return [f"teacher_temperature {teacher[-1]:g} is not below temperature {student[-1]:g}: nothing is sharpened"]
+    entropy = _values(lines, "assignment_entropy")
+    if teacher and entropy and min(entropy[-3:]) > 0.95:
+        return [f"assignment_entropy {entropy[-1]:.3g} of 1: the teacher prefers no prototype"]
+    if student and not teacher and not 0.01 <= student[-1] <= 1:
+        return [f"temperature {student[-1]:g} is outside 0.01 to 1"]
+    return []
+
+
+def _centring(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
+    if not _values(lines, "teacher_temperature"):
+        return []
+    return _few_prototypes(lines)
+
+
+def _assignment(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
+    if _values(lines, "teacher_temperature"):
+        return []
+    return _few_prototypes(lines)
+
+
+def _few_prototypes(lines: Sequence[Line]) -> list[str]:
+    usage = _values(lines, "assignment_usage")
+    if usage and usage[-1] < 0.5:
+        return [f"assignment_usage {usage[-1]:.3g} of 1 ({max(usage):.3g} at most): most inputs choose one prototype"]
+    return []
+
+
+def _terms(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
+    """A term of no share in the loss, or one that grew while the loss fell."""
+    shares = {name[6:]: _values(lines, name) for line in lines[:1] for name in line if name.startswith("share_")}
+    evidence = []
+    for name, share in shares.items():
+        term = _values(lines, f"term_{name}")
+        if len(shares) > 1 and max(share) < 0.01:
+            evidence.append(f"term {name} has at most {max(share):.2g} of the loss")
+            if term:
+                evidence[-1] += f"; unweighted it went from {term[0]:.3g} to {term[-1]:.3g}"
+    return evidence
+
+
+def _stop_gradient(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
+    """Both sides gave way: the loss fell to the end of its range before a moving target could have followed."""
+    loss, momentum = _values(lines, "loss"), _values(lines, "momentum")
+    if any(name.startswith(("share_", "assignment_", "energy_")) for name in lines[-1]):
+        return []
+    low = _fallen(loss)
+    if low is None:
+        return []
+    if not momentum:
+        return [f"loss {loss[-1]:.3g}, {loss[0]:.3g} at step {_step(lines[0])}: the two sides give way to each other"]
+    patience = 1 / max(1 - momentum[0], 1e-6)  # steps in which a target moves most of the way
+    if _step(lines[low]) < patience:
+        return [
+            f"loss {loss[low]:.3g} already at step {_step(lines[low])}: the target, momentum {momentum[0]:g}, "
+            f"takes {patience:.0f} steps to follow, so the gradient moves it"
+        ]
+    return []
+
+
+def _predictor(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
+    """The loss falls at the pace of the target."""
+    loss, momentum = _values(lines, "loss"), _values(lines, "momentum")
+    if kind != "constant" or not momentum or any(name.startswith(("share_", "assignment_")) for name in lines[-1]):
+        return []
+    if loss[-1] < loss[0] / 2:
+        return [f"loss {loss[-1]:.3g}, {loss[0]:.3g} at step {_step(lines[0])}, falls as the target follows"]
+    return []
+
+
+def _negatives(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
+    true, false = _values(lines, "energy_true"), _values(lines, "energy_false")
+    if true and not false:
+        return [f"energy_true {true[-1]:.3g} ({true[0]:.3g} at first), and no energy of false pairs: nothing is raised"]
+    return []
+
+
+def _fallen(loss: Sequence[float]) -> int | None:
+    """Where a loss of the form 2 - 2 cos or -cos had come within `FAST` of its least value."""
+    if not loss:
+        return None
+    least = -1.0 if min(loss) < -1e-3 else 0.0
+    span = max(loss) - least
+    return next((i for i, value in enumerate(loss) if value - least < FAST * span), None)
+
+
+RULES: tuple[tuple[str, Rule], ...] = (
+    ("momentum", _momentum),
+    ("temperature", _temperature),
+    ("centring", _centring),
+    ("assignment", _assignment),
+    ("term-balance", _terms),
+    ("negatives", _negatives),
+    ("stop-gradient", _stop_gradient),
+    ("predictor", _predictor),
+)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _values(lines: Sequence[Line], name: str) -> list[float]:
+    return [line[name] for line in lines if name in line]
+
+
+def _step(line: Line) -> int:
+    return int(line["step"])

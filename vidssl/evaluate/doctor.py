@@ -1,0 +1,203 @@
+"""The collapse doctor: does a run collapse, how, and by what? From the numbers that it logs, and its settings if known.
+
+    metrics line ──symptom──> constant | dimensional, in the embeddings or the features
+                 ──causes───> a setting known to collapse, or what the numbers speak for
+                 ──────────> Finding: step, evidence, advice; told once
+
+Constant collapse: all inputs get one output, the spread goes to 0. Dimensional collapse: outputs differ, in a few
+directions only, the effective rank goes to 1 (Hua et al. 2021, arXiv 2105.00470; Jing et al. 2022, arXiv 2110.09348).
+Embeddings are what the loss compares (a projector's output), features are what the run exports; a projector can
+collapse while the encoder before it still stands.
+
+The four thresholds below are justified by `python -m vidssl.scripts.bench_doctor`. Pure Python: reading a line takes
+microseconds.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from vidssl.evaluate.causes import CAUSES, Collapse, Setting, Where, name_cause
+
+__all__ = ["CAUSES", "Diagnosis", "Doctor", "Finding", "Setting", "diagnose"]
+
+Line = Mapping[str, float]
+Verdict = Literal["constant", "dimensional", "healthy", "unknown"]
+SIDES: tuple[Where, ...] = ("embedding", "feature")
+
+PATIENCE = 5  # lines in a row that must agree: batches differ, and a start may stumble
+CONSTANT_SPREAD = 0.2  # unit outputs nearer together than this, having lost half of the spread they once had
+DIMENSIONAL_RANK = 4.0  # directions, having lost three quarters of those they once had
+NEVER_SPREAD = 0.02  # unit outputs that were never further apart than this, and do not move apart
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A collapse, told once.
+
+    Attributes:
+        step: when it was sure, `PATIENCE` logged lines after it began.
+        kind: `"constant"` or `"dimensional"`.
+        where: `"embedding"`, what the loss compares, or `"feature"`, what is exported.
+        cause: a key of `CAUSES`, or None where nothing speaks for one.
+        known: the cause is a setting of the run; False: inferred from the numbers.
+        evidence: sentences with the numbers.
+        advice: what to change.
+    """
+
+    step: int
+    kind: Collapse
+    where: Where
+    cause: str | None
+    known: bool
+    evidence: tuple[str, ...]
+    advice: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "evidence": list(self.evidence)}
+
+    def text(self) -> str:
+        """A few lines for a terminal."""
+        place = "embeddings (projector)" if self.where == "embedding" else "features (encoder)"
+        told = "no setting and no number speaks for one cause"
+        if self.cause is not None:
+            told = (
+                f"{CAUSES[self.cause].what} ({'a setting of this run' if self.known else 'inferred from the numbers'})"
+            )
+        return "\n".join(
+            [
+                f"step {self.step}: {self.kind} collapse of the {place}",
+                f"  likely cause: {told}",
+                *(f"  - {sentence}" for sentence in self.evidence),
+                f"  to do: {self.advice}",
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What a whole run's lines say.
+
+    Attributes:
+        verdict: `"constant"`, `"dimensional"` or `"healthy"`, as of the last lines; `"unknown"` without the numbers.
+        findings: in order; one that is not the verdict at the end has been recovered from.
+        notes: what is missing, or worth knowing.
+    """
+
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+
+
+class Doctor:
+    """Reads a run's metrics line by line.
+
+    Args:
+        setting: the run's method and options, where they are known.
+    """
+
+    def __init__(self, setting: Setting | None = None) -> None:
+        self.setting = setting
+        self.lines: list[Line] = []
+        self.told: set[tuple[str, str]] = set()
+
+    def read(self, line: Line) -> list[Finding]:
+        """The findings that this line makes sure of, none twice. Lines without `feature_spread` are passed over."""
+        if "feature_spread" not in line:
+            return []
+        self.lines.append(line)
+        found = []
+        for where in SIDES:
+            kind = symptom(self.lines, where)
+            if kind is None or (where, kind) in self.told or (where, "constant") in self.told:
+                continue
+            self.told.add((where, kind))
+            found.append(self._finding(where, kind))
+        return found
+
+    def _finding(self, where: Where, kind: Collapse) -> Finding:
+        cause, known, reasons, advice = name_cause(self.lines, where, kind, self.setting)
+        evidence = (*_symptom_in_words(self.lines, where, kind), *_other_side(self.lines, where), *reasons)
+        return Finding(int(self.lines[-1]["step"]), kind, where, cause, known, evidence, advice)
+
+
+def diagnose(lines: Iterable[Line], setting: Setting | None = None) -> Diagnosis:
+    """All findings over a run's lines, and how it ended.
+
+    Args:
+        lines: of `metrics.jsonl`, each with `step`.
+        setting: the run's method and options, None to judge by the numbers alone.
+    """
+    doctor = Doctor(setting)
+    everything = list(lines)
+    findings = tuple(finding for line in everything for finding in doctor.read(line))
+    if not doctor.lines:
+        has = "it has rankme, the effective rank of exported features, only" if _has(everything, "rankme") else ""
+        missing = "no feature_spread and feature_rank in its metrics: written by an older vidssl, or its method does "
+        return Diagnosis("unknown", (), tuple(filter(None, (missing + "not log vidssl.core.monitor.health", has))))
+    notes = []
+    if len(doctor.lines) < PATIENCE:
+        notes.append(f"{len(doctor.lines)} lines with health metrics; a finding takes {PATIENCE}")
+    if not _has(doctor.lines, "embedding_spread"):
+        notes.append("the method logs no embeddings: only what it exports is judged")
+    verdict = _worst(doctor.lines) or "healthy"
+    if findings and verdict == "healthy":
+        notes.append("the run recovered by its end")
+    if verdict == "healthy" and setting is not None and (ablation := setting.ablation()) is not None:
+        notes.append(f"its setting, {ablation.name}, is known to collapse ({ablation.collapse}); it has not so far")
+    return Diagnosis(verdict, findings, tuple(notes))
+
+
+def symptom(lines: Sequence[Line], where: Where) -> Collapse | None:
+    """What the last `PATIENCE` lines agree on."""
+    spread, rank = (_series(lines, f"{where}_{name}") for name in ("spread", "rank"))
+    if len(spread) < PATIENCE:
+        return None
+    recent, peak = spread[-PATIENCE:], max(spread)
+    if max(recent) < min(CONSTANT_SPREAD, peak / 2):
+        return "constant"
+    if peak < NEVER_SPREAD and len(spread) >= 2 * PATIENCE and recent[-1] <= spread[0]:
+        return "constant"
+    if len(rank) >= PATIENCE and max(rank[-PATIENCE:]) < min(DIMENSIONAL_RANK, max(rank) / 4):
+        return "dimensional"
+    return None
+
+
+def _worst(lines: Sequence[Line]) -> Collapse | None:
+    kinds = [kind for where in SIDES if (kind := symptom(lines, where)) is not None]
+    return "constant" if "constant" in kinds else next(iter(kinds), None)
+
+
+def _symptom_in_words(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
+    name = f"{where}_spread" if kind == "constant" else f"{where}_rank"
+    values = _series(lines, name)
+    limit = CONSTANT_SPREAD if kind == "constant" else DIMENSIONAL_RANK
+    since, now = int(lines[-PATIENCE]["step"]), int(lines[-1]["step"])
+    peak = max(range(len(values)), key=values.__getitem__)
+    return [
+        f"{name} at most {max(values[-PATIENCE:]):.3g} from step {since} to {now} (limit {limit:g}), "
+        f"{values[peak]:.3g} at step {int(lines[peak]['step'])}"
+    ]
+
+
+def _other_side(lines: Sequence[Line], where: Where) -> list[str]:
+    """How the encoder stands when the projector fell, and the other way round."""
+    other: Where = "feature" if where == "embedding" else "embedding"
+    rank, spread = (_series(lines, f"{other}_{name}") for name in ("rank", "spread"))
+    if not rank or not spread:
+        return []
+    stands = symptom(lines, other) is None
+    subject = "the encoder before the projector" if other == "feature" else "what the loss compares"
+    return [
+        f"{subject} {'still stands' if stands else 'has collapsed too'}: {other}_rank {rank[-1]:.3g} "
+        f"({max(rank):.3g} at most), {other}_spread {spread[-1]:.3g} ({max(spread):.3g} at most)"
+    ]
+
+
+def _series(lines: Sequence[Line], name: str) -> list[float]:
+    return [line[name] for line in lines if name in line]
+
+
+def _has(lines: Sequence[Line], name: str) -> bool:
+    return any(name in line for line in lines)
