@@ -25,6 +25,7 @@ from vidssl.methods.cpc_image import ImageCPC
 from vidssl.methods.dpc import DPC
 from vidssl.methods.motion import Motion
 from vidssl.methods.order import Order
+from vidssl.methods.predict import Predict
 from vidssl.methods.simclr import SimCLR
 
 METHODS: dict[str, Callable[..., nn.Module]] = {
@@ -34,6 +35,7 @@ METHODS: dict[str, Callable[..., nn.Module]] = {
     "dpc": DPC,
     "motion": Motion,
     "order": Order,
+    "predict": Predict,
     "simclr": SimCLR,
 }
 
