@@ -93,8 +93,7 @@ class Order(nn.Module):
         Raises:
             VidsslError: clips too short for the segments or the paces.
         """
-        views = self.views(batch["clips"], batch["key"])
-        draws = uniform(batch["key"].to(views.device), 4, _STREAM).unbind(1)
+        views, draws = self.prepare(batch)
         ask = {"order": self._order, "arrow": self._arrow, "pace": self._pace}
         losses, features = [], []
         metrics: dict[str, Tensor] = {}
@@ -111,6 +110,11 @@ class Order(nn.Module):
         return torch.stack(losses).mean(), metrics | health(torch.cat(features))
 
     forward = loss
+
+    def prepare(self, batch: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """A view of every clip `[B,T,3,H',W']`, and four uniform draws `[B]` that make the questions."""
+        views = self.views(batch["clips"], batch["key"])
+        return views, uniform(batch["key"].to(views.device), 4, _STREAM).unbind(1)
 
     def _order(self, views: Tensor, draws: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Scores `[B,G]`, the order's number `[B]`, features `[B,S,D]` of the segments as they were shuffled."""
