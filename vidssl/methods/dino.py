@@ -45,8 +45,10 @@ class DINO(nn.Module):
         centre, centre_momentum: False leaves centring out: one prototype then gets all (section 5.3); m of eq. 4, 0.9.
         koleo: weight of the KoLeo term on the student's features, 0.1 in DINOv2 (Oquab et al. 2023), 0 in DINO.
         prototypes: K (65,536 in the paper).
-        hidden, bottleneck: widths of the three-layer head before the prototypes (2048 and 256 in the paper); no norm in
-            it, as published for ViT, with ReLU for GELU.
+        hidden, bottleneck: widths of the three-layer head before the prototypes (2048 and 256 in the paper; with
+            ReLU for GELU).
+        batch_norm: in the head. Published for ViT without; small convolutional networks, whose features start close
+            together, end in uniform choices without it.
         positives: views a clip, V; the student's every view predicts the teacher's of all others.
         frames, distance: the views' windows, see `ClipViews`.
     """
@@ -75,6 +77,7 @@ class DINO(nn.Module):
         prototypes: int = 1024,
         hidden: int = 512,
         bottleneck: int = 128,
+        batch_norm: bool = True,
         positives: int = 2,
         frames: int | None = None,
         distance: int | None = None,
@@ -93,7 +96,7 @@ class DINO(nn.Module):
                 "momentum and warmup are in [0, 1], koleo is 0 or more"
             )
         self.encoder, self.views = encoder, views
-        self.head = mlp((encoder.dim, hidden, hidden, bottleneck), norm=None)
+        self.head = mlp((encoder.dim, hidden, hidden, bottleneck), norm="batch" if batch_norm else None)
         self.prototypes = Prototypes(bottleneck, prototypes)
         self.target_encoder, self.target_head = target_of(encoder), target_of(self.head)
         self.target_prototypes = target_of(self.prototypes)
