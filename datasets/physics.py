@@ -120,7 +120,7 @@ def _view(rng: np.random.Generator, motion: Motion, times: Floats) -> "View":
 
     heights = motion.paths[0](times)[:, 2]
     middle = np.array([0.0, 0.0, (heights.min() + heights.max()) / 2]) + rng.uniform(-0.2, 0.2, 3)
-    return View(middle, rng.uniform(3.5, 6.5), 90 + rng.uniform(-25, 25), rng.uniform(-22, -6))
+    return View(middle, rng.uniform(3.5, 6.0), 90 + rng.uniform(-20, 20), rng.uniform(-22, -6))
 
 
 def film(spec: PhysicsSpec, index: int, stage: "Stage") -> np.ndarray:

@@ -118,8 +118,8 @@ def swing_angle(t: Floats, amplitude: float, length: float, gravity: float) -> F
 def fall(rng: np.random.Generator, bodies: list[Body], seconds: float) -> Motion:
     """Dropped or thrown up, with some speed to the side; stays where it lands."""
     body = _pick(rng, bodies, "sphere", "cylinder", "box")
-    gravity, height = rng.uniform(2, 20), rng.uniform(0.8, 2.2)
-    upwards = np.sqrt(2 * gravity * rng.uniform(0.05, 0.6)) if rng.random() < 0.5 else 0.0
+    gravity, height = rng.uniform(2, 20), rng.uniform(1.3, 2.2)
+    upwards = np.sqrt(2 * gravity * rng.uniform(0.05, 0.5)) if rng.random() < 0.3 else 0.0
     contact = fall_time(height, gravity, upwards)
     reach = rng.uniform(-1.3, 1.3)  # metres to the side until it lands
 
@@ -134,7 +134,7 @@ def fall(rng: np.random.Generator, bodies: list[Body], seconds: float) -> Motion
 def bounce(rng: np.random.Generator, bodies: list[Body], seconds: float) -> Motion:
     """Dropped, and bounces on without friction."""
     body = _pick(rng, bodies, "sphere", "cylinder", "box")
-    gravity, height, restitution = rng.uniform(4, 20), rng.uniform(0.8, 2.4), rng.uniform(0.3, 0.95)
+    gravity, height, restitution = rng.uniform(2, 20), rng.uniform(1.4, 2.4), rng.uniform(0.3, 0.95)
     drift = rng.uniform(-1.2, 1.2) / seconds
 
     def path(t: Floats) -> Floats:
@@ -148,7 +148,7 @@ def bounce(rng: np.random.Generator, bodies: list[Body], seconds: float) -> Moti
 def roll(rng: np.random.Generator, bodies: list[Body], seconds: float) -> Motion:
     """Up a slope and down again without slipping; a cylinder about its axis, which lies along y."""
     body = _pick(rng, bodies, "sphere", "cylinder")
-    gravity, angle, side = rng.uniform(2, 20), np.deg2rad(rng.uniform(6, 20)), rng.choice((-1.0, 1.0))
+    gravity, angle, side = rng.uniform(2, 20), np.deg2rad(rng.uniform(11, 20)), rng.choice((-1.0, 1.0))
     slope = roll_acceleration(body.shape, angle, gravity)
     longest = np.clip(np.sqrt(2 * 2.5 / slope), seconds / 2, seconds)  # 2.5 m up or down, more in long clips only
     turning = rng.uniform(seconds - longest, longest)  # when the body turns round
@@ -190,7 +190,7 @@ def collide(rng: np.random.Generator, bodies: list[Body], seconds: float) -> Mot
     """A body slides into another at rest, centrally; both are braked by friction, on Earth."""
     striker, struck = _pick(rng, bodies, "cylinder", "box"), _pick(rng, bodies, "cylinder", "box")
     friction, restitution = rng.uniform(0.02, 0.3), rng.uniform(0.1, 1.0)
-    gap, side = rng.uniform(0.5, 1.3), rng.choice((-1.0, 1.0))
+    gap, side = rng.uniform(0.7, 1.3), rng.choice((-1.0, 1.0))
     impact = rng.uniform(max(0.5, gap / (0.7 * seconds)), 2.0)  # m/s: meets in the clip
     speed = np.sqrt(impact**2 + 2 * friction * EARTH * gap)
     contact = float((speed - impact) / (friction * EARTH))
@@ -213,8 +213,8 @@ def collide(rng: np.random.Generator, bodies: list[Body], seconds: float) -> Mot
 def pendulum(rng: np.random.Generator, bodies: list[Body], seconds: float) -> Motion:
     """A simple pendulum: a weightless rod, and a bob that turns freely on it, so it keeps its orientation."""
     body = _pick(rng, bodies, "sphere", "cylinder", "box")
-    gravity, length = rng.uniform(2, 20), rng.uniform(0.7, 1.6)
-    amplitude, before = np.deg2rad(rng.uniform(12, 50)), rng.uniform(0, 2.0)  # released `before` seconds ago
+    gravity, length = rng.uniform(2, 20), rng.uniform(0.9, 1.6)
+    amplitude, before = np.deg2rad(rng.uniform(25, 50)), rng.uniform(0, 2.0)  # released `before` seconds ago
     pivot = np.array([0.0, 0.0, length + body.half[2] + 0.25])
 
     def path(t: Floats) -> Floats:
