@@ -19,24 +19,43 @@ from typing import Any
 from torch import nn
 
 from vidssl.errors import VidsslError, unknown_name
+from vidssl.methods.barlow import BarlowTwins
 from vidssl.methods.byol import BYOL
 from vidssl.methods.cpc import CPC
 from vidssl.methods.cpc_image import ImageCPC
+from vidssl.methods.dino import DINO
 from vidssl.methods.dpc import DPC
+from vidssl.methods.ebm import EBM
+from vidssl.methods.lejepa import LeJEPA
+from vidssl.methods.moco import MoCo, MoCoV3
 from vidssl.methods.motion import Motion
 from vidssl.methods.order import Order
 from vidssl.methods.predict import Predict
 from vidssl.methods.simclr import SimCLR
+from vidssl.methods.simsiam import SimSiam
+from vidssl.methods.swav import SwAV
+from vidssl.methods.vicreg import VICReg
+from vidssl.methods.wmse import WMSE
 
 METHODS: dict[str, Callable[..., nn.Module]] = {
+    "barlow": BarlowTwins,
     "byol": BYOL,
     "cpc": CPC,
     "cpc-image": ImageCPC,
+    "dino": DINO,
     "dpc": DPC,
+    "ebm": EBM,
+    "lejepa": LeJEPA,
+    "moco": MoCo,
+    "moco-v3": MoCoV3,
     "motion": Motion,
     "order": Order,
     "predict": Predict,
     "simclr": SimCLR,
+    "simsiam": SimSiam,
+    "swav": SwAV,
+    "vicreg": VICReg,
+    "wmse": WMSE,
 }
 
 
