@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vidssl.core import ops
+from vidssl.core import ops, triton_tiles
 from vidssl.core.pairs import Exclude, Pairs, make_pairs
 from vidssl.errors import VidsslError
 
@@ -108,12 +108,19 @@ def nt_xent(
                 "nt_xent: a rule needs one tensor of labels for queries and keys, Exclude(labels, labels, …); "
                 "use info_nce(features, features, …) for two"
             )
-    rules = list(exclude)
-    if exclude_self:
+    if not triton_tiles.takes(features):
         own = torch.arange(len(features), device=features.device)
-        rules.append(Exclude(own, own, "equal"))
-    pairs = make_pairs(features, features, temperature, positives, rules, tile)
-    return _contrast(features, features, pairs, mean, deterministic)
+        rules = [*exclude, Exclude(own, own, "equal")] if exclude_self else exclude
+        return _contrast(
+            features, features, make_pairs(features, features, temperature, positives, rules, tile), mean, deterministic
+        )
+    pairs = make_pairs(features, features, temperature, positives, exclude, tile)
+    assert pairs.positives is not None
+    assert pairs.share is not None
+    return ops.symmetric(
+        features, pairs.temperature, pairs.positives, pairs.share, pairs.rules.key, pairs.rules.equal, exclude_self,
+        mean, _is_deterministic(deterministic),
+    )[0]  # fmt: skip
 
 
 def lse(
@@ -149,6 +156,10 @@ def _is_mean(name: str, reduction: str) -> bool:
     return reduction == "mean"
 
 
+def _is_deterministic(deterministic: bool | None) -> bool:
+    return torch.are_deterministic_algorithms_enabled() if deterministic is None else deterministic
+
+
 def _contrast(query: Tensor, key: Tensor, pairs: Pairs, mean: bool, deterministic: bool | None) -> Tensor:
     """The operator on what has been checked; gradients nobody wants are not asked for."""
     grad = torch.is_grad_enabled()
@@ -157,5 +168,5 @@ def _contrast(query: Tensor, key: Tensor, pairs: Pairs, mean: bool, deterministi
         query, key, tau, pairs.positives, pairs.share, pairs.bias,
         *pairs.rules, pairs.rows, mean,
         grad and (query.requires_grad or tau.requires_grad), grad and key.requires_grad,
-        torch.are_deterministic_algorithms_enabled() if deterministic is None else deterministic,
+        _is_deterministic(deterministic),
     )[0]  # fmt: skip

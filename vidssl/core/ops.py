@@ -171,6 +171,112 @@ def _contrast_backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor 
 contrast.register_autograd(_contrast_backward, setup_context=_contrast_context)
 
 
+@torch.library.custom_op("vidssl::symmetric", mutates_args=())
+def symmetric(
+    features: Tensor,
+    temperature: Tensor,
+    positives: Tensor,
+    share: Tensor,
+    labels: Tensor,
+    equal: int,
+    exclude_self: bool,
+    mean: bool,
+    deterministic: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses [N] of features among themselves, or their mean; stats [2, N] and kept [N, P] for `symmetric_gradient`."""
+    from vidssl.core import triton_contrast, triton_symmetric
+
+    features, rules = features.contiguous(), Rules(labels, labels, equal)
+    stats = triton_symmetric.forward(features, temperature, rules, exclude_self)
+    losses, kept = triton_contrast.finish(
+        features, features, temperature, *_sorted(positives, share), rules, exclude_self, stats, stats.new_empty(0)
+    )
+    return losses.mean() if mean else losses, stats, kept
+
+
+@symmetric.register_fake
+def _(  # type: ignore[no-untyped-def]
+    features, temperature, positives, share, labels, equal, exclude_self, mean, deterministic
+):
+    n = len(features)
+    return (
+        share.new_empty(() if mean else (n,)),
+        share.new_empty((2, n)),
+        share.new_empty(positives.shape if exclude_self or len(labels) > 0 else (0,)),
+    )
+
+
+@torch.library.custom_op("vidssl::symmetric_gradient", mutates_args=())
+def symmetric_gradient(
+    features: Tensor,
+    temperature: Tensor,
+    positives: Tensor,
+    share: Tensor,
+    labels: Tensor,
+    equal: int,
+    exclude_self: bool,
+    stats: Tensor,
+    kept: Tensor,
+    weight: Tensor,
+    deterministic: bool,
+) -> Tensor:
+    """The gradient [N, D] float32 of Σ_i weight_i loss_i; with `deterministic` over all tiles, without atomics."""
+    from vidssl.core import triton_contrast, triton_symmetric
+
+    features, rules = features.contiguous(), Rules(labels, labels, equal)
+    positives, share = _sorted(positives, share)
+    shift, total = stats
+    dense = torch.where(total > 0, weight / total, 0) / temperature
+    if deterministic or triton_symmetric.gradient_tile(features) is None:
+        gradient = triton_contrast.gradient_of_keys(
+            features, features, temperature, None, rules, shift, dense, deterministic, True, exclude_self
+        )
+    else:
+        gradient = triton_symmetric.gradient(features, temperature, rules, exclude_self, shift, dense)
+    pull = _pull(share, kept) * (weight / temperature)[:, None]
+    for place in range(positives.shape[1]):
+        gradient.addcmul_(features[positives[:, place]], pull[:, place, None])
+    _scatter_add_(gradient, positives, pull, features, deterministic)
+    return gradient
+
+
+@symmetric_gradient.register_fake
+def _(  # type: ignore[no-untyped-def]
+    features, temperature, positives, share, labels, equal, exclude_self, stats, kept, weight, deterministic
+):
+    return share.new_empty(features.shape)
+
+
+def _symmetric_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    features, temperature, positives, share, labels, equal, exclude_self, mean, deterministic = inputs
+    _, *made = output
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*made)
+    ctx.save_for_backward(features, temperature, positives, share, labels, *made)
+    ctx.options = (equal, exclude_self, mean, deterministic)
+
+
+def _symmetric_backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 9
+    if torch.is_grad_enabled():
+        raise VidsslError(NO_SECOND_GRADIENT)
+    equal, exclude_self, mean, deterministic = ctx.options
+    features, temperature, positives, share, labels, stats, kept = ctx.saved_tensors
+    weight = (grad / len(features)).expand(len(features)) if mean else grad
+    gradient = symmetric_gradient(
+        features, temperature, positives, share, labels, equal, exclude_self, stats, kept, weight.contiguous(),
+        deterministic,
+    )  # fmt: skip
+    d_temperature = None
+    if ctx.needs_input_grad[1]:  # half: features stand on both sides of a score
+        d_temperature = _temperature_gradient(features, gradient, temperature) / 2
+    return gradient.to(features.dtype), d_temperature, *[None] * 7
+
+
+symmetric.register_autograd(_symmetric_backward, setup_context=_symmetric_context)
+
+
 def _temperature_gradient(features: Tensor, gradient: Tensor, temperature: Tensor) -> Tensor:
     """Scores depend on query / τ alone, so d/dτ = −(query · d query) / τ."""
     slope = torch.dot(wide(features).flatten(), gradient.flatten())

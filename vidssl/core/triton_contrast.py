@@ -25,7 +25,7 @@ import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
 from vidssl.core.pairs import Rules
-from vidssl.core.triton_tiles import block_dim, launch, precision
+from vidssl.core.triton_tiles import block_dim, launch, on_device, precision
 
 LN2 = tl.constexpr(0.6931471805599453)
 
@@ -263,11 +263,12 @@ def finish(
     losses = stats.new_empty(n)
     kept = stats.new_empty((n, width) if rules.number or own else (0,))
     rows = 16
-    contrast_finish[(triton.cdiv(n, rows),)](
-        query, key, tau, positives, share, rules.query, rules.key, *stats, mean, kept, losses, n, m, dim, width,
-        BLOCK_D=block_dim(dim), RULES=rules.number, EQUAL=rules.equal, SELF=own, WANT_MEAN=mean.numel() > 0,
-        BLOCK_R=rows, num_warps=4,
-    )  # fmt: skip
+    with on_device(query):
+        contrast_finish[(triton.cdiv(n, rows),)](
+            query, key, tau, positives, share, rules.query, rules.key, *stats, mean, kept, losses, n, m, dim, width,
+            BLOCK_D=block_dim(dim), RULES=rules.number, EQUAL=rules.equal, SELF=own, WANT_MEAN=mean.numel() > 0,
+            BLOCK_R=rows, num_warps=4,
+        )  # fmt: skip
     return losses, kept
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -9,19 +10,21 @@ from torch import Tensor
 
 _KINDS = (torch.float32, torch.bfloat16, torch.float16)
 _SHARED = 227 * 1024  # bytes of shared memory a program can have on an H100
+# Triton runs kernels in Python, on CPU tensors.
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+_INSTALLED = importlib.util.find_spec("triton") is not None
 WIDEST = 512  # largest D: a program keeps rows of D sums in registers
-
-
-def interpreted() -> bool:
-    """Whether Triton runs kernels in Python, on CPU tensors (`TRITON_INTERPRET=1`, set before Triton is imported)."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def takes(features: Tensor) -> bool:
     """Whether the kernels serve these features; the blockwise sweep serves all others, with the same results."""
-    on = features.device.type == "cuda" or interpreted()
-    fits = features.dtype in _KINDS and features.shape[1] <= WIDEST
-    return on and fits and importlib.util.find_spec("triton") is not None
+    on = features.device.type == "cuda" or INTERPRETED
+    return _INSTALLED and on and features.dtype in _KINDS and features.shape[1] <= WIDEST
+
+
+def on_device(features: Tensor) -> AbstractContextManager[Any]:
+    """Triton launches on the current device: make it the features'."""
+    return torch.cuda.device(features.device) if features.is_cuda else nullcontext()
 
 
 def block_dim(dim: int) -> int:
@@ -74,10 +77,10 @@ def launch(kernel: Any, count: int, fixed: bool, *args: Any, **constants: Any) -
         sizes = {"BLOCK_R": tile.rows, "BLOCK_C": tile.columns, "num_warps": tile.warps, "num_stages": tile.stages}
         kernel[grid](*args, **constants, **sizes)
 
-    if interpreted():
+    if INTERPRETED:
         return run(Tiles(32, 16, 1, 1))
     options = tiles(features.shape[1], features.element_size())
-    with torch.cuda.device(features.device):
+    with on_device(features):
         if fixed or len(options) == 1:
             return run(options[0])
         form = (kernel.fn.__name__, features.device, features.dtype, *constants.values())
@@ -89,7 +92,7 @@ def launch(kernel: Any, count: int, fixed: bool, *args: Any, **constants: Any) -
 
 
 def _milliseconds(run: Any) -> float:
-    from triton.runtime.errors import OutOfResources
+    from triton.runtime.errors import OutOfResources  # type: ignore[import-untyped]
 
     try:
         run()
