@@ -81,6 +81,9 @@ def test_spread_by_hand_and_health() -> None:
     assert float(spread(opposite)) == 1.0
     assert float(spread(torch.ones(2, 3, 4))) == pytest.approx(0.0, abs=1e-6)
     numbers = health(opposite, torch.ones(2, 3))
-    assert sorted(numbers) == ["embedding_rank", "embedding_spread", "feature_rank", "feature_spread"]
+    assert sorted(numbers) == [
+        *("embedding_rank", "embedding_scale", "embedding_spread", "feature_rank", "feature_spread")
+    ]
+    assert float(numbers["embedding_scale"]) == pytest.approx(0.0, abs=1e-6)
     assert float(numbers["embedding_spread"]) == pytest.approx(0.0, abs=1e-6)
     assert float(numbers["feature_spread"]) == 1.0

@@ -43,9 +43,14 @@ def health(features: Tensor, embeddings: Tensor | None = None) -> dict[str, Tens
         embeddings: `[..., E]`, what the loss compares, before normalisation (a projector's output).
 
     Returns:
-        Scalars `feature_spread`, `feature_rank` and, with embeddings, `embedding_spread`, `embedding_rank`.
+        Scalars `feature_spread`, `feature_rank` and, with embeddings, `embedding_spread`, `embedding_rank` and
+        `embedding_scale`, the root mean square distance of a number of an embedding from its mean: what a loss that
+        does not normalise can shrink to nothing while directions still differ.
     """
     numbers = {"feature_spread": spread(features), "feature_rank": effective_rank(features)}
     if embeddings is not None:
+        rows = embeddings.detach().flatten(0, -2).float()
+        scale = (rows - rows.mean(0)).square().mean().sqrt()
         numbers |= {"embedding_spread": spread(embeddings), "embedding_rank": effective_rank(embeddings)}
+        numbers["embedding_scale"] = scale
     return numbers

@@ -9,7 +9,7 @@ directions only, the effective rank goes to 1 (Hua et al. 2021, arXiv 2105.00470
 Embeddings are what the loss compares (a projector's output), features are what the run exports; a projector can
 collapse while the encoder before it still stands.
 
-The four thresholds below are justified by `python -m vidssl.scripts.bench_doctor`. Pure Python: reading a line takes
+The five thresholds below are justified by `python -m vidssl.scripts.bench_doctor`. Pure Python: reading a line takes
 microseconds.
 """
 
@@ -26,9 +26,10 @@ Verdict = Literal["constant", "dimensional", "healthy", "unknown"]
 SIDES: tuple[Where, ...] = ("embedding", "feature")
 
 PATIENCE = 5  # lines in a row that must agree: batches differ, and a start may stumble
-CONSTANT_SPREAD = 0.2  # unit outputs nearer together than this, having lost half of the spread they once had
+CONSTANT_SPREAD = 0.2  # unit outputs nearer together than this, having lost three quarters of the spread they once had
 DIMENSIONAL_RANK = 4.0  # directions, having lost three quarters of those they once had
 NEVER_SPREAD = 0.02  # unit outputs that were never further apart than this, and do not move apart
+SHRUNK = 0.05  # of the embeddings' largest scale, where terms of the loss, not a normalisation, are to hold it
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def symptom(lines: Sequence[Line], where: Where) -> Collapse | None:
     if len(spread) < PATIENCE:
         return None
     recent, peak = spread[-PATIENCE:], max(spread)
-    if max(recent) < min(CONSTANT_SPREAD, peak / 2):
+    if max(recent) < min(CONSTANT_SPREAD, peak / 4) or (where == "embedding" and _shrunk(lines)):
         return "constant"
     if peak < NEVER_SPREAD and len(spread) >= 2 * PATIENCE and recent[-1] <= spread[0]:
         return "constant"
@@ -164,19 +165,28 @@ def symptom(lines: Sequence[Line], where: Where) -> Collapse | None:
     return None
 
 
+def _shrunk(lines: Sequence[Line]) -> bool:
+    scale = _series(lines, "embedding_scale")
+    terms = sum(name.startswith("share_") for name in lines[-1])
+    return terms > 1 and len(scale) >= PATIENCE and max(scale[-PATIENCE:]) < SHRUNK * max(scale)
+
+
 def _worst(lines: Sequence[Line]) -> Collapse | None:
     kinds = [kind for where in SIDES if (kind := symptom(lines, where)) is not None]
     return "constant" if "constant" in kinds else next(iter(kinds), None)
 
 
 def _symptom_in_words(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
-    name = f"{where}_spread" if kind == "constant" else f"{where}_rank"
+    name, limit = f"{where}_rank", DIMENSIONAL_RANK
+    if kind == "constant":
+        name, limit = f"{where}_spread", CONSTANT_SPREAD
+        if where == "embedding" and max(_series(lines, name)[-PATIENCE:]) >= CONSTANT_SPREAD:
+            name, limit = "embedding_scale", SHRUNK * max(_series(lines, "embedding_scale"))
     values = _series(lines, name)
-    limit = CONSTANT_SPREAD if kind == "constant" else DIMENSIONAL_RANK
     since, now = int(lines[-PATIENCE]["step"]), int(lines[-1]["step"])
     peak = max(range(len(values)), key=values.__getitem__)
     return [
-        f"{name} at most {max(values[-PATIENCE:]):.3g} from step {since} to {now} (limit {limit:g}), "
+        f"{name} at most {max(values[-PATIENCE:]):.3g} from step {since} to {now} (limit {limit:.3g}), "
         f"{values[peak]:.3g} at step {int(lines[peak]['step'])}"
     ]
 
