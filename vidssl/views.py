@@ -135,7 +135,9 @@ class Views:
         columns = torch.where((draws[FLIP] < self.flip)[:, None, None], columns.flip(1), columns)
         if self.blur:
             sigma = torch.where(draws[BLUR] < self.blur, _between(draws[SIGMA], *self.sigma), 0)
-            rows, columns = blurring(sigma, self.size[0]) @ rows, blurring(sigma, self.size[1]) @ columns
+            down = blurring(sigma, self.size[0])
+            along = down if self.size[0] == self.size[1] else blurring(sigma, self.size[1])
+            rows, columns = down @ rows, along @ columns
         # Height first and width last: two batched products without copies between them.
         x = clips.permute(0, 3, 1, 2, 4).to(torch.float32, memory_format=torch.contiguous_format)
         x = torch.bmm(rows, x.view(b, h, t * c * w))
@@ -206,8 +208,9 @@ def resampling(start: Tensor, extent: Tensor, source: int, target: int) -> Tenso
 def blurring(sigma: Tensor, size: int) -> Tensor:
     """Weights [B, size, size] of a Gaussian of `sigma` [B] pixels along a line, 0 for none; cut off at the ends."""
     pixel = torch.arange(size, device=sigma.device)
-    squares = (pixel[:, None] - pixel).square() / (2 * sigma.clamp(min=1e-3).square())[:, None, None]
-    weight = (-squares).exp()  # at 1e-3 exactly the identity
+    falloff = (-pixel.square() / (2 * sigma.clamp(min=1e-3).square())[:, None]).exp()  # at 1e-3 exactly 1, 0, 0, …
+    mirrored = torch.cat([falloff.flip(1), falloff[:, 1:]], dim=1)  # the weights at distances size - 1 … 0 … size - 1
+    weight = mirrored.unfold(1, size, 1).flip(1)
     return weight / weight.sum(-1, keepdim=True)
 
 
