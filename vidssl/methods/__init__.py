@@ -21,6 +21,7 @@ from torch import nn
 from vidssl.errors import VidsslError, unknown_name
 from vidssl.methods.barlow import BarlowTwins
 from vidssl.methods.byol import BYOL
+from vidssl.methods.colorize import Colorize
 from vidssl.methods.cpc import CPC
 from vidssl.methods.cpc_image import ImageCPC
 from vidssl.methods.dino import DINO
@@ -40,6 +41,7 @@ from vidssl.methods.wmse import WMSE
 METHODS: dict[str, Callable[..., nn.Module]] = {
     "barlow": BarlowTwins,
     "byol": BYOL,
+    "colorize": Colorize,
     "cpc": CPC,
     "cpc-image": ImageCPC,
     "dino": DINO,

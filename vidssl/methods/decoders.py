@@ -35,6 +35,26 @@ def map_shape(method: str, encoder: Any, frames: int, size: tuple[int, int]) -> 
     return times, channels, height, width
 
 
+def upsampler(channels: int, cells: tuple[int, int], target: tuple[int, int], width: int) -> tuple[nn.Sequential, int]:
+    """Maps `[N,D',h,w]`, doubled as often as brings them next to `target` cells, and the channels they have then.
+
+    A doubling is a 3x3 convolution and a pixel shuffle; channels halve with each, down to `width` (or D', if less).
+    """
+    layers: list[nn.Module] = []
+    for left in reversed(range(max(0, round(math.log2(target[0] / cells[0]))))):
+        after = min(width * 2**left, channels)
+        layers += [nn.Conv2d(channels, 4 * after, 3, padding=1), nn.PixelShuffle(2), nn.GroupNorm(4, after), nn.SiLU()]
+        channels = after
+    return nn.Sequential(*layers), channels
+
+
+def resampled(maps: Tensor, target: tuple[int, int]) -> Tensor:
+    """Maps `[N,C,h,w]` with `target` cells, bilinear; themselves where they have them."""
+    if maps.shape[-2:] == target:
+        return maps
+    return F.interpolate(maps, target, mode="bilinear", align_corners=False)
+
+
 class PixelDecoder(nn.Module):
     """Maps `[B,K,D',h,w]` -> pictures `[B,K,C,H,W]`, painted in tiles of 4x4 pixels.
 
@@ -70,22 +90,14 @@ class PixelDecoder(nn.Module):
         if size[0] % TILE or size[1] % TILE:
             raise VidsslError(f"frames of {size[0]}x{size[1]} aren't multiples of {TILE} pixels; change --size")
         self.tiles = (size[0] // TILE, size[1] // TILE)
-        layers: list[nn.Module] = []
-        for left in reversed(range(max(0, round(math.log2(self.tiles[0] / cells[0]))))):
-            after = min(width * 2**left, channels)
-            layers += [nn.Conv2d(channels, 4 * after, 3, padding=1), nn.PixelShuffle(2), nn.GroupNorm(4, after)]
-            layers += [nn.SiLU()]
-            channels = after
-        self.up = nn.Sequential(*layers)
+        self.up, channels = upsampler(channels, cells, self.tiles, width)
         seen = skip * TILE**2
         self.mix = nn.Sequential(nn.Conv2d(channels + seen, width, 3, padding=1), nn.GroupNorm(4, width), nn.SiLU())
         self.out = nn.Conv2d(width + seen, channels_out * TILE**2, 3, padding=1)
 
     def forward(self, maps: Tensor, skip: Tensor | None = None) -> Tensor:
         """`[B,K,D',h,w]` and, where it was asked for, the pictures that K frames share `[B,S,H,W]` -> `[B,K,C,H,W]`."""
-        x = self.up(maps.flatten(0, 1))
-        if x.shape[-2:] != self.tiles:
-            x = F.interpolate(x, self.tiles, mode="bilinear", align_corners=False)
+        x = resampled(self.up(maps.flatten(0, 1)), self.tiles)
         seen = x[:, :0]
         if skip is not None:
             seen = F.pixel_unshuffle(skip, TILE).repeat_interleave(maps.shape[1], 0).to(x.dtype)
