@@ -191,7 +191,8 @@ def collide(rng: np.random.Generator, bodies: list[Body], seconds: float) -> Mot
     striker, struck = _pick(rng, bodies, "cylinder", "box"), _pick(rng, bodies, "cylinder", "box")
     friction, restitution = rng.uniform(0.02, 0.3), rng.uniform(0.1, 1.0)
     gap, side = rng.uniform(0.7, 1.3), rng.choice((-1.0, 1.0))
-    impact = rng.uniform(max(0.5, gap / (0.7 * seconds)), 2.0)  # m/s: meets in the clip
+    slowest = max(0.5, gap / (0.7 * seconds))  # m/s: they meet in the clip
+    impact = rng.uniform(slowest, max(2.0, 1.5 * slowest))
     speed = np.sqrt(impact**2 + 2 * friction * EARTH * gap)
     contact = float((speed - impact) / (friction * EARTH))
     after = impact_speeds(impact, (striker.volume, struck.volume), restitution)
@@ -235,8 +236,8 @@ SCENARIOS: dict[str, Callable[[np.random.Generator, list[Body], float], Motion]]
 
 
 def mean_speed(path: Path, seconds: float) -> float:
-    """Length of the path of the centre over the clip's duration, m/s; summed over steps of a millisecond."""
-    points = path(np.linspace(0, seconds, int(np.ceil(seconds * 1000)) + 1))
+    """Length of the path of the centre over the clip's duration, m/s; summed over steps of 0.2 ms."""
+    points = path(np.linspace(0, seconds, int(np.ceil(seconds * 5000)) + 1))
     return float(np.linalg.norm(np.diff(points, axis=0), axis=1).sum() / seconds)
 
 
