@@ -22,6 +22,7 @@ from vidssl.core import Exclude, gather, gather_ints, info_nce, world
 from vidssl.core.monitor import health
 from vidssl.errors import VidsslError
 from vidssl.methods.ablation import Ablation
+from vidssl.methods.maps import map_shape
 from vidssl.views import Views
 
 Negatives = Literal["both", "same-video"]
@@ -68,7 +69,7 @@ class DPC(nn.Module):
             raise VidsslError(f"temperature: got {temperature}; give one above 0, or None for plain dot products")
         self.encoder, self.views, self.block, self.steps = encoder, views, block, steps
         self.negatives, self.temperature = negatives, temperature
-        channels = _channels(encoder, block, views.size)
+        channels, _, _ = map_shape(encoder, views.size, block)
         self.aggregate = CellGRU(channels)
         self.predict = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, channels, 1))
         self.project = nn.Conv2d(channels, project, 1) if project else nn.Identity()
@@ -155,13 +156,3 @@ class CellGRU(nn.Module):
         update, reset = self.gates(torch.cat([x, hidden], dim=1)).sigmoid().chunk(2, dim=1)
         proposed = self.candidate(torch.cat([x, reset * hidden], dim=1)).tanh()
         return (1 - update) * hidden + update * proposed
-
-
-def _channels(encoder: Any, frames: int, size: tuple[int, int]) -> int:
-    """D' of an encoder's maps."""
-    training = encoder.training
-    with torch.no_grad():
-        encoder.eval()  # a look at the map's shape must not move batch statistics
-        channels = encoder.maps(torch.zeros(1, frames, 3, *size)).shape[2]
-    encoder.train(training)
-    return channels

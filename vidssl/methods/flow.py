@@ -39,7 +39,7 @@ def dis_flow(clips: Tensor) -> Tensor:
     with _one_thread():
         for clip, found in zip(frames, flow, strict=True):
             for time in range(len(found)):
-                found[time] = search.calc(clip[time], clip[time + 1], None)
+                found[time] = search.calc(clip[time], clip[time + 1], None)  # type: ignore[call-overload]  # OpenCV's own default
     scale = torch.tensor([clips.shape[-1] / width, clips.shape[-2] / height])
     return (torch.from_numpy(flow) * scale).movedim(-1, 2).to(clips.device)
 

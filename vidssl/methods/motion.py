@@ -3,11 +3,14 @@
 Walker, Gupta, Hebert 2015, "Dense Optical Flow Prediction from a Static Image", arXiv 1505.00295; Pathak et al. 2017,
 "Learning Features by Watching Objects Move", arXiv 1612.06370 (motion as the teacher).
 
-    frames      f0   f1   f2   f3   f4
-    flow           u1   u2   u3   u4          DIS, on the augmented frames, averaged over g x g cells
-    z = encoder(f)  z2 ──linear──> û2, û3     the flow into this frame and the `ahead` next ones
+    frames          f0   f1   f2   f3   f4
+    flow               u1   u2   u3   u4      DIS, on the augmented frames, averaged over cells
+    map of f2       [D',h,w] ──1x1──>  û2, û3 on 2h x 2w cells, each from its own place: what moves how
+    feature of f2   [D] ────linear──>  û2, û3 on 1x1, 2x2, 4x4 and 8x8 cells: and where
+                                       the flow into this frame and the `ahead` next ones
 
-B clips, T frames, T' times of the encoder, D feature dim, K = ahead + 1 flows, g x g cells, 3 numbers a cell.
+B clips, T frames, T' times of the encoder, D feature dim, D' channels of the map, K = ahead + 1 flows, g x g' cells
+of 3 numbers.
 """
 
 from typing import Any, ClassVar
@@ -21,23 +24,26 @@ from vidssl.core.monitor import health
 from vidssl.errors import VidsslError
 from vidssl.methods.ablation import Ablation
 from vidssl.methods.flow import by_time, cells, dis_flow
+from vidssl.methods.maps import map_shape, maps_and_features
 from vidssl.views import Views
 
-LEAST = 0.05  # pixels: the least scale by which flow is divided, for clips in which nothing moves
+LEAST = 0.05  # pixels: the least that flow is divided by, for batches in which nothing moves
 
 
 class Motion(nn.Module):
-    """Regression of where things move, and how far, from the pooled feature by a linear layer.
+    """Regression of what moves, where and how far, from the map and, linearly, from the pooled feature.
 
-    An encoder that sees motion (`-motion`, `-both`) is asked for the flow into the frame it sees, and for what comes
-    next; one that sees a frame's colours, for what is likely to move (Walker et al.). The prediction is linear in the
-    exported feature, so that what it learns about motion can be read from it linearly.
+    An encoder that sees motion (`-motion`, `-both`) is asked for the flow into the frame it sees and for what comes
+    next; one that sees a frame's colours, for what is likely to move (Walker et al.). The feature answers through one
+    linear layer, on coarse grids as well as on fine ones, so that it has to say where, which a mean over the map
+    forgets unless it is asked.
 
     Args:
-        encoder: `[B,T,C,H,W] -> [B,T',D]`.
+        encoder: has `maps`: `[B,T,C,H,W] -> [B,T',D',h,w]`.
         views: augmentation; the flow is that of the augmented frames.
-        grid: g, cells to a side; more cells ask for smaller things.
-        ahead: flows after the present one that a feature predicts too.
+        grids: cells to a side of the feature's predictions; more ask for smaller things. () does without them.
+        dense: weight of the map's prediction beside that of the feature's, which have 1 together.
+        ahead: flows after the present one that are predicted too.
     """
 
     default_encoder: ClassVar[str] = "small-motion"
@@ -45,16 +51,30 @@ class Motion(nn.Module):
     output = "encoder"
     context = None
 
-    def __init__(self, encoder: Any, views: Views, *, grid: int = 8, ahead: int = 1) -> None:
+    def __init__(
+        self,
+        encoder: Any,
+        views: Views,
+        *,
+        grids: tuple[int, ...] = (1, 2, 4, 8),
+        dense: float = 1.0,
+        ahead: int = 1,
+    ) -> None:
         super().__init__()
-        if not 1 <= grid <= min(views.size) // 4:
-            raise VidsslError(
-                f"grid: got {grid}; frames of {views.size} pixels have 1 to {min(views.size) // 4} cells a side"
-            )
+        most = min(views.size) // 4
+        if not all(1 <= grid <= most for grid in grids):
+            raise VidsslError(f"grids: got {grids}; frames of {views.size} pixels have 1 to {most} cells a side")
+        if dense < 0 or not (dense or grids):
+            raise VidsslError(f"got grids={grids}, dense={dense}; motion needs a grid or a weight above 0")
         if ahead < 0:
             raise VidsslError(f"ahead: got {ahead}; motion predicts 0 flows ahead (the present one only) or more")
-        self.encoder, self.views, self.grid, self.ahead = encoder, views, grid, ahead
-        self.predict = nn.Linear(encoder.dim, (ahead + 1) * 3 * grid**2)
+        self.encoder, self.views = encoder, views
+        self.grids, self.dense, self.ahead = tuple(grids), dense, ahead
+        numbers = 3 * (ahead + 1)
+        self.from_feature = nn.ModuleList(nn.Linear(encoder.dim, numbers * grid**2) for grid in grids)
+        if dense:
+            channels, _, _ = map_shape(encoder, views.size)
+            self.from_map = nn.Conv2d(channels, 4 * numbers, 1)  # of every cell of the map, its four quarters
 
     @staticmethod
     def default_views(size: tuple[int, int]) -> Views:
@@ -62,35 +82,57 @@ class Motion(nn.Module):
         return Views(size, crop=(0.4, 1.0), flip=0.5, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grey=0.2)
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Huber loss of the flow over its root mean square in the batch.
+        """Huber loss of the flow over its root mean square, mean of the grids plus `dense` times that of the map.
 
         Raises:
             VidsslError: clips too short for the flows asked for.
         """
         views = self.views(batch["clips"], batch["key"])
-        z = self.encoder(views)
+        maps, z = maps_and_features(self.encoder, views)
         if views.shape[1] < 2 or z.shape[1] <= self.ahead:
             raise VidsslError(
                 f"clips of {views.shape[1]} frames ({z.shape[1]} times of the encoder) are too short to predict flow "
-                f"{self.ahead} ahead: raise --frames to {max(2, self.ahead + 2)} or more, or lower the method's ahead"
+                f"{self.ahead} ahead: raise --frames, or lower the method's ahead"
             )
-        flow, moved = by_time(cells(dis_flow(views), (self.grid, self.grid)).to(z.dtype), z.shape[1])
-        predicted = self.predict(z).unflatten(-1, (self.ahead + 1, 3, self.grid, self.grid))
-        scale = _root_mean_square(flow[:, moved]).clamp_min(LEAST)
-        losses, metrics = [], {"flow": scale}
-        for k, guess in enumerate(predicted.unbind(2)):
-            known = moved[k:]
-            guess, truth = guess[:, : len(known)][:, known], flow[:, k:][:, known]
-            losses.append(F.huber_loss(guess / scale, truth / scale))
-            metrics |= {f"end_point_error_{k}": _length(guess - truth), f"end_point_error_of_zero_{k}": _length(truth)}
-        return torch.stack(losses).mean(), metrics | health(z)
+        flow = dis_flow(views)
+        loss, metrics = z.new_zeros(()), health(z)
+        if self.grids:
+            answers = zip(self.from_feature, self.grids, strict=True)
+            guesses = [predict(z).unflatten(-1, (-1, 3, grid, grid)) for predict, grid in answers]
+            terms, quality = zip(*(compare(guess, flow) for guess in guesses), strict=True)
+            loss = torch.stack(terms).mean()
+            metrics |= {"term_feature": loss.detach(), **quality[-1]}
+        if self.dense:
+            guess = F.pixel_shuffle(self.from_map(maps.flatten(0, 1)), 2).unflatten(0, z.shape[:2])
+            term, quality_of_map = compare(guess.unflatten(2, (-1, 3)), flow)
+            loss = loss + self.dense * term
+            metrics |= {"term_map": term.detach(), **{f"{name}_of_map": x for name, x in quality_of_map.items()}}
+        return loss, metrics
 
     forward = loss
 
 
-def _length(flow: Tensor) -> Tensor:
-    """Mean length of flows `[B,T,3,g,g]`, pixels."""
-    return torch.linalg.vector_norm(flow[:, :, :2].detach(), dim=2).mean()
+def compare(guess: Tensor, flow: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Predictions `[B,T',K,3,g,g']` of flow `[B,T-1,2,H,W]` into the frames of each time and the K - 1 next.
+
+    Returns:
+        The Huber loss in units of the flow's root mean square over the batches of all ranks; and, in pixels and of the
+        flow into the present time, `end_point_error` beside that of a guess of no motion, `end_point_error_of_zero`,
+        and the share of the flow's squares that is `explained`, 0 for no motion.
+    """
+    truth, moved = by_time(cells(flow, (guess.shape[-2], guess.shape[-1])).to(guess.dtype), guess.shape[1])
+    scale = _root_mean_square(truth[:, moved]).clamp_min(LEAST)
+    losses = []
+    for k, ahead in enumerate(guess.unbind(2)):
+        known = moved[k:]
+        losses.append(F.huber_loss(ahead[:, : len(known)][:, known] / scale, truth[:, k:][:, known] / scale))
+    now, true = guess[:, moved, 0, :2].detach(), truth[:, moved, :2]
+    error, length = (torch.linalg.vector_norm(x, dim=2) for x in (now - true, true))
+    return torch.stack(losses).mean(), {
+        "end_point_error": error.mean(),
+        "end_point_error_of_zero": length.mean(),
+        "explained": 1 - error.square().sum() / length.square().sum().clamp_min(1e-12),
+    }
 
 
 def _root_mean_square(x: Tensor) -> Tensor:
