@@ -36,6 +36,8 @@ from vidssl.methods.simclr import SimCLR
 from vidssl.methods.simsiam import SimSiam
 from vidssl.methods.swav import SwAV
 from vidssl.methods.vicreg import VICReg
+from vidssl.methods.videomae import VideoMAE
+from vidssl.methods.vjepa import VJEPA
 from vidssl.methods.wmse import WMSE
 
 METHODS: dict[str, Callable[..., nn.Module]] = {
@@ -57,6 +59,8 @@ METHODS: dict[str, Callable[..., nn.Module]] = {
     "simsiam": SimSiam,
     "swav": SwAV,
     "vicreg": VICReg,
+    "videomae": VideoMAE,
+    "vjepa": VJEPA,
     "wmse": WMSE,
 }
 
