@@ -27,7 +27,7 @@ class VideoMAE(nn.Module):
     """Paint in the masked tubes of a clip.
 
     Args:
-        encoder: with tokens, `vit-video` or `vit`. The run exports it: its feature is the mean over space of its tokens.
+        encoder: with tokens, `vit-video` or `vit`. The run exports it; its feature: the mean of its tokens over space.
         views: augmentation of the clips.
         mask: share of the places that are masked, at all times of the clip (0.9: figure 3, table 2a).
         width, depth: of the decoder (half the encoder's width and 4 blocks in the paper: section 3.4, table 1a).

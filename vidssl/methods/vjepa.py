@@ -33,7 +33,7 @@ class VJEPA(nn.Module):
     """Predict the features of masked tubes from those of the others.
 
     Args:
-        encoder: with tokens, `vit-video` or `vit`. The run exports it: its feature is the mean over space of its tokens.
+        encoder: with tokens, `vit-video` or `vit`. The run exports it; its feature: the mean of its tokens over space.
         views: augmentation of the clips.
         momentum: of the target encoder at the start, rising to 1 by a cosine (0.998 and linear in the paper, for 90,000
             steps of 3,072 clips; short runs need a target that moves).
