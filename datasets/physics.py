@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vidssl.checkpoint import replacing, write_json
+from vidssl.checkpoint import replacing
 from vidssl.errors import VidsslError
 
+from .generated import claim
 from .physics_looks import SCENES, Scene, Thing, make_scene, make_things
 from .physics_motion import SCENARIOS, Floats, Motion, mean_speed
 
@@ -147,9 +148,9 @@ def write_physics(
     Raises:
         VidsslError: the folder holds something else, or rendering is not possible here.
     """
-    if videos < 1 or workers < 0:
-        raise VidsslError(f"got {videos} videos and {workers} workers; at least 1 and 0")
-    _claim(folder, videos, spec)
+    if workers < 0:
+        raise VidsslError(f"got {workers} workers; at least 0")
+    claim(folder, "physics.json", asdict(spec), videos, "*/*.mp4")
     known = [make_video(spec, index) for index in range(videos)]
     missing = [index for index, video in enumerate(known) if not (folder / video.name).exists()]
     for _ in range(videos - len(missing)):
@@ -163,27 +164,6 @@ def write_physics(
     )
     _write_table(folder / "groups.csv", ["path", "source"], [[video.name, f"group{video.group}"] for video in known])
     return len(missing)
-
-
-def _claim(folder: Path, videos: int, spec: PhysicsSpec) -> None:
-    """Make the folder ours, or see that it is."""
-    import json
-
-    settings = folder / "physics.json"
-    if settings.exists():
-        try:
-            found = json.loads(settings.read_text())
-        except ValueError as error:
-            raise VidsslError(f"{settings}: damaged ({error}); choose another folder or remove this one") from error
-        if found != asdict(spec):
-            raise VidsslError(f"{folder} holds videos of other settings ({found}); give those, or another folder")
-        held = sum(1 for _ in folder.glob("*/*.mp4"))
-        if held > videos:
-            raise VidsslError(f"{folder} holds {held} videos already; ask for {held} at least, or for another folder")
-    elif folder.exists() and any(folder.iterdir()):
-        raise VidsslError(f"{folder} is not empty and holds no physics videos; choose another folder")
-    else:
-        write_json(settings, asdict(spec))
 
 
 def _draw_all(folder: Path, spec: PhysicsSpec, indices: list[int], workers: int) -> Iterator[None]:

@@ -16,6 +16,7 @@ COMMANDS = {
     "record": "record episodes of an environment as MP4",
     "robot-eval": "judge features by the policies built on them",
     "physics": "generate videos of moving objects, with the truth about them",
+    "moving-mnist": "write Moving MNIST as videos",
     "demo": "the whole path on generated data, with a report",
 }
 

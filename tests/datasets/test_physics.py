@@ -361,8 +361,10 @@ def test_wrong_settings(options: dict[str, Any], words: str) -> None:
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(VidsslError, match="0 videos"):
         write_physics(tmp_path / "new", 0, TINY)
+    with pytest.raises(VidsslError, match="-1 workers"):
+        write_physics(tmp_path / "new", 1, TINY, workers=-1)
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(VidsslError, match="not empty"):
+    with pytest.raises(VidsslError, match=r"not empty and holds no physics.json"):
         write_physics(tmp_path, 1, TINY)
     write_physics(tmp_path / "made", 2, TINY)
     with pytest.raises(VidsslError, match="other settings"):
