@@ -124,15 +124,14 @@ def judge(config: Config) -> list[Judged]:
         meant = next((a.cause for a in ablations if a.name == case.broken), None)
         seen = diagnose(result["lines"], Setting.of(result["config"])).findings
         blind = diagnose(result["lines"]).findings
-        last, hidden = (found[-1] if found else None for found in (seen, blind))
         judged.append(
             Judged(
                 case,
                 meant,
                 truth(result, twin if case.broken else None),
-                last and last.kind,
-                last and last.cause,
-                hidden and hidden.cause,
+                seen[-1].kind if seen else None,
+                seen[-1].cause if seen else None,
+                blind[-1].cause if blind else None,
             )
         )
     return judged

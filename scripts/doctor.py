@@ -26,7 +26,7 @@ from vidssl.evaluate.doctor import Diagnosis, Setting, diagnose
 PANELS = (  # title, metrics of the panel, fixed limits
     ("loss", ("loss",), None),
     ("spread: 0 when all agree, 1 when they cancel out", ("embedding_spread", "feature_spread"), (0.0, 1.05)),
-    ("effective rank: directions in use", ("embedding_rank", "feature_rank"), None),
+    ("effective rank: directions in use", ("embedding_rank", "feature_rank"), (0.0, None)),
 )
 COLOURS = ("#d1495b", "#30638e", "#edae49", "#00798c", "#8d6a9f", "#666666")
 
@@ -80,7 +80,7 @@ def report(run: Path, lines: list[dict[str, Any]], diagnosis: Diagnosis, setting
     """What is printed."""
     said = {
         "healthy": "no collapse",
-        "unknown": "cannot tell: the numbers it takes were not logged",
+        "unknown": "cannot tell",
         "constant": "CONSTANT COLLAPSE: all inputs get nearly one output",
         "dimensional": "DIMENSIONAL COLLAPSE: outputs differ in a few directions only",
     }[diagnosis.verdict]
@@ -96,7 +96,7 @@ def report(run: Path, lines: list[dict[str, Any]], diagnosis: Diagnosis, setting
 
 
 def draw(lines: list[dict[str, Any]], diagnosis: Diagnosis, title: str, path: Path) -> None:
-    """Loss, spreads, ranks and terms over the steps; findings are dashed lines."""
+    """Loss, spreads, ranks and terms over the steps; a finding is a dashed line at the step that made sure of it."""
     from matplotlib.figure import Figure
 
     from vidssl.checkpoint import replacing
@@ -112,13 +112,16 @@ def draw(lines: list[dict[str, Any]], diagnosis: Diagnosis, title: str, path: Pa
                 axes.plot(*zip(*points, strict=True), color=colour, label=name, marker=mark)
         drawn = bool(axes.lines)
         if not drawn:
-            axes.text(0.5, 0.5, "not logged", ha="center", transform=axes.transAxes, color="#666666")
+            axes.text(0.5, 0.5, "none logged", ha="center", transform=axes.transAxes, color="#666666")
+            axes.set_axis_off()
+        elif names == tuple(terms) and min(line[name] for line in lines for name in names if name in line) > 0:
+            axes.set_yscale("log")
         for finding in diagnosis.findings if drawn else ():
             axes.axvline(finding.step, color="black", linestyle="--", linewidth=1)
             told = f" {finding.kind}: {finding.where}"
             place = axes.get_xaxis_transform()
             axes.text(finding.step, 0.98, told, transform=place, rotation=90, va="top", ha="right", fontsize=7)
-        if limits is not None:
+        if drawn and limits is not None:
             axes.set_ylim(*limits)
         if drawn and heading != "loss":
             axes.legend(fontsize=7, frameon=False)

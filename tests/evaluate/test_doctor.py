@@ -81,12 +81,35 @@ def test_a_finding_is_told_once_and_a_recovery_noted() -> None:
     assert "the run recovered by its end" in diagnosis.notes
 
 
+def test_embeddings_that_shrink_where_terms_are_to_hold_them() -> None:
+    """A squared distance is least at nothing: directions still differ there. A cosine does not care."""
+    scale = [1.0, 0.5, 0.04, 0.03, 0.02, 0.01, 0.01, 0.01]  # below a twentieth of 1 from the third line on
+    shares = {"share_variance": 0.0, "share_invariance": 1.0}
+    diagnosis = diagnose(lines([0.6] * 8, RANKS, embedding_scale=scale, **shares))
+    assert [(f.step, f.kind, f.cause) for f in diagnosis.findings] == [(70, "constant", "term-balance")]
+    expected = "embedding_scale at most 0.04 from step 30 to 70 (limit 0.05), 1 at step 10"
+    assert diagnosis.findings[0].evidence[0] == expected
+    assert diagnose(lines([0.6] * 8, RANKS, embedding_scale=scale)).verdict == "healthy"
+
+
+def test_a_prediction_without_a_favourite_is_told() -> None:
+    """Not a cause, but a fact: log K is what a guess costs."""
+    ranks = [40.0, 8.0, 3.0, 2.0, 2.0, 1.5, 1.5, 1.4]
+    numbers = lines([0.9] * 8, ranks, assignment_entropy=0.99, assignment_usage=1.0)
+    finding = diagnose(numbers, setting("swav")).findings[0]
+    assert finding.cause is None
+    assert finding.evidence[-2] == "every option of the method is at its default"
+    assert finding.evidence[-1].startswith("assignment_entropy 0.99 of 1: no input has a favourite prototype")
+
+
 def test_a_known_setting_is_named_as_such() -> None:
     run = diagnose(lines(CONSTANT, RANKS, loss=0.01), setting("byol", predictor=False))
     finding = run.findings[0]
     assert (finding.cause, finding.known) == ("predictor", True)
     assert "byol with predictor=False (default True) is known to collapse" in finding.evidence[-1]
     assert finding.advice.startswith("--options predictor=True;")
+    seen = diagnose(lines(CONSTANT, RANKS, loss=LOSS_SLOWLY, momentum=0.99), setting("byol", predictor=False))
+    assert seen.findings[0].evidence[-1] == "loss 0.7, 2 at step 10, falls as the target follows"  # agrees with it
 
 
 def test_a_weight_beside_the_ablated_one_counts() -> None:
@@ -111,6 +134,7 @@ LOSS_SLOWLY = [2.0, 1.5, 1.2, 1.0, 0.9, 0.8, 0.7, 0.6]
     [
         ({"loss": LOSS_AT_ONCE, "momentum": 0.99}, "stop-gradient"),  # by step 30, the target takes 100
         ({"loss": LOSS_SLOWLY, "momentum": 0.99}, "predictor"),
+        ({"loss": [0.0, -0.2, -0.4, -0.6, -0.6, -0.7, -0.7, -0.7]}, "stop-gradient"),  # no target to wait for
         ({"loss": LOSS_SLOWLY, "momentum": 0.0}, "momentum"),
         ({"loss": LOSS_SLOWLY, "momentum": 1.0}, "momentum"),
         ({"loss": 7.0, "temperature": 0.1, "teacher_temperature": 1.0}, "temperature"),
@@ -145,6 +169,8 @@ def test_a_run_without_health_metrics_says_what_is_missing() -> None:
     assert diagnosis.verdict == "unknown"
     assert "no feature_spread and feature_rank in its metrics" in diagnosis.notes[0]
     assert "rankme" in diagnosis.notes[1]
+    few = diagnose(lines(CONSTANT[:4], RANKS[:4]))
+    assert (few.verdict, few.notes) == ("unknown", ("4 lines with health metrics so far, it takes 5",))
 
 
 def test_every_ablation_names_a_cause_the_doctor_knows() -> None:

@@ -18,7 +18,7 @@ Where = Literal["embedding", "feature"]
 Line = Mapping[str, float]
 
 NEAR = 0.25  # an option this much nearer to the ablated value than to its default counts as ablated
-FAST = 0.05  # a loss down to this share of its range: nothing holds the two sides apart
+FAST, HALF = 0.05, 0.5  # a loss down to this share of its range: the sides agree nearly, or largely
 
 
 @dataclass(frozen=True)
@@ -119,20 +119,27 @@ def name_cause(
     ablation = setting.ablation(kind) if setting is not None else None
     if setting is not None and ablation is not None:
         evidence = [f"{setting.method} with {setting.changed(list(ablation.options))} is known to collapse"]
+        evidence += dict(RULES).get(ablation.cause, _nothing)(lines, where, kind)
         back = " ".join(f"{name}={setting.defaults[name]}" for name in ablation.options)
         return ablation.cause, True, evidence, f"--options {back}; {CAUSES[ablation.cause].advice}"
     for cause, rule in RULES:
         if (setting is None or setting.can(cause)) and (evidence := rule(lines, where, kind)):
             return cause, False, evidence, CAUSES[cause].advice
+    facts = _flat_prediction(lines)
     if setting is None:
-        return None, False, [], "compare the run with one of the method's defaults"
+        return None, False, facts, "compare the run with one of the method's defaults"
     departed = [name for name, value in setting.options.items() if value != setting.defaults.get(name, value)]
     if departed:
-        return None, False, [f"{setting.changed(departed)}"], "go back to the defaults, one option at a time"
-    return None, False, ["every option of the method is at its default"], "lower --lr, or raise --batch-size"
+        return None, False, [setting.changed(departed), *facts], "go back to the defaults, one option at a time"
+    at_default = "every option of the method is at its default"
+    return None, False, [at_default, *facts], "lower --lr, raise --batch-size, or train on more videos"
 
 
 Rule = Callable[[Sequence[Line], Where, Collapse], list[str]]
+
+
+def _nothing(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
+    return []
 
 
 def _momentum(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
@@ -175,6 +182,13 @@ def _few_prototypes(lines: Sequence[Line]) -> list[str]:
     return []
 
 
+def _flat_prediction(lines: Sequence[Line]) -> list[str]:
+    entropy, usage = _values(lines, "assignment_entropy"), _values(lines, "assignment_usage")
+    if entropy and usage and min(entropy[-1], usage[-1]) > 0.95:
+        return [f"assignment_entropy {entropy[-1]:.3g} of 1: no input has a favourite prototype, the loss is a guess's"]
+    return []
+
+
 def _terms(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
     """A term of no share in the loss, or one that grew while the loss fell."""
     shares = {name[6:]: _values(lines, name) for line in lines[:1] for name in line if name.startswith("share_")}
@@ -191,30 +205,35 @@ def _terms(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
 def _stop_gradient(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
     """Both sides gave way: the loss fell to the end of its range before a moving target could have followed."""
     loss, momentum = _values(lines, "loss"), _values(lines, "momentum")
-    if any(name.startswith(("share_", "assignment_", "energy_")) for name in lines[-1]):
-        return []
-    low = _fallen(loss)
-    if low is None:
+    if not _two_sides(lines):
         return []
     if not momentum:
+        spread = _values(lines, f"{where}_spread")
+        if _fallen(loss, HALF) is None or spread[-1] > 0.9 * max(spread):
+            return []
         return [f"loss {loss[-1]:.3g}, {loss[0]:.3g} at step {_step(lines[0])}: the two sides give way to each other"]
-    patience = 1 / max(1 - momentum[0], 1e-6)  # steps in which a target moves most of the way
-    if _step(lines[low]) < patience:
-        return [
-            f"loss {loss[low]:.3g} already at step {_step(lines[low])}: the target, momentum {momentum[0]:g}, "
-            f"takes {patience:.0f} steps to follow, so the gradient moves it"
-        ]
-    return []
+    low, patience = _fallen(loss, FAST), 1 / max(1 - momentum[0], 1e-6)  # steps in which a target moves most of the way
+    if low is None or _step(lines[low]) >= patience:
+        return []
+    return [
+        f"loss {loss[low]:.3g} already at step {_step(lines[low])}: the target, momentum {momentum[0]:g}, "
+        f"takes {patience:.0f} steps to follow, so the gradient moves it"
+    ]
 
 
 def _predictor(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
-    """The loss falls at the pace of the target."""
-    loss, momentum = _values(lines, "loss"), _values(lines, "momentum")
-    if kind != "constant" or not momentum or any(name.startswith(("share_", "assignment_")) for name in lines[-1]):
+    """The loss falls at the pace of the target, or the sides agree in the few directions that suffice."""
+    loss = _values(lines, "loss")
+    if not _two_sides(lines) or _fallen(loss, HALF) is None:
         return []
-    if loss[-1] < loss[0] / 2:
-        return [f"loss {loss[-1]:.3g}, {loss[0]:.3g} at step {_step(lines[0])}, falls as the target follows"]
-    return []
+    how = "as the target follows" if _values(lines, "momentum") else "while directions are lost and spread is kept"
+    return [f"loss {loss[-1]:.3g}, {loss[0]:.3g} at step {_step(lines[0])}, falls {how}"]
+
+
+def _two_sides(lines: Sequence[Line]) -> bool:
+    """Whether the loss looks like a bare agreement of two sides: nothing else to hold them apart is logged."""
+    apart = ("share_", "assignment_", "energy_", "temperature")
+    return not any(name.startswith(apart) for name in lines[-1])
 
 
 def _negatives(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
@@ -224,13 +243,13 @@ def _negatives(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]
     return []
 
 
-def _fallen(loss: Sequence[float]) -> int | None:
-    """Where a loss of the form 2 - 2 cos or -cos had come within `FAST` of its least value."""
+def _fallen(loss: Sequence[float], share: float) -> int | None:
+    """Where a loss of the form 2 - 2 cos or -cos had come within a share of its range of its least value."""
     if not loss:
         return None
     least = -1.0 if min(loss) < -1e-3 else 0.0
     span = max(loss) - least
-    return next((i for i, value in enumerate(loss) if value - least < FAST * span), None)
+    return next((i for i, value in enumerate(loss) if value - least < share * span), None)
 
 
 RULES: tuple[tuple[str, Rule], ...] = (

@@ -81,7 +81,7 @@ class Diagnosis:
     """What a whole run's lines say.
 
     Attributes:
-        verdict: `"constant"`, `"dimensional"` or `"healthy"`, as of the last lines; `"unknown"` without the numbers.
+        verdict: `"constant"`, `"dimensional"` or `"healthy"`, as of the last lines; `"unknown"`: too few numbers.
         findings: in order; one that is not the verdict at the end has been recovered from.
         notes: what is missing, or worth knowing.
     """
@@ -137,9 +137,10 @@ def diagnose(lines: Iterable[Line], setting: Setting | None = None) -> Diagnosis
         has = "it has rankme, the effective rank of exported features, only" if _has(everything, "rankme") else ""
         missing = "no feature_spread and feature_rank in its metrics: written by an older vidssl, or its method does "
         return Diagnosis("unknown", (), tuple(filter(None, (missing + "not log vidssl.core.monitor.health", has))))
-    notes = []
     if len(doctor.lines) < PATIENCE:
-        notes.append(f"{len(doctor.lines)} lines with health metrics; a finding takes {PATIENCE}")
+        few = f"{len(doctor.lines)} lines with health metrics so far, it takes {PATIENCE}"
+        return Diagnosis("unknown", (), (few,))
+    notes = []
     if not _has(doctor.lines, "embedding_spread"):
         notes.append("the method logs no embeddings: only what it exports is judged")
     verdict = _worst(doctor.lines) or "healthy"
