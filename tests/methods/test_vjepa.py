@@ -99,11 +99,11 @@ def test_targets_take_no_gradient_and_follow_the_encoder() -> None:
 
 
 def test_learns_without_collapse_and_collapses_without_stop_gradient() -> None:
-    healthy = train(build(), 45)
-    assert healthy[-1]["loss"] < 0.7 * healthy[0]["loss"]
+    healthy = train(build(), 30)
+    assert healthy[-1]["loss"] < 0.8 * healthy[0]["loss"]
     assert healthy[-1]["feature_spread"] > 0.3
     (ablation,) = VJEPA.ablations
-    broken = train(build(**ablation.options), 45)
+    broken = train(build(**ablation.options), 30)
     assert broken[-1]["loss"] < 0.2 * healthy[-1]["loss"]  # nothing to tell, nothing to miss
     assert broken[-1]["feature_spread"] < 0.1
 

@@ -40,7 +40,7 @@ class OnlineProbe:
             features.append((method.context(frames) if method.output == "context" else frames).cpu())
         method.train(training)
         frames = torch.cat(features)
-        clip_features = torch.cat([frames.mean(1), frames.std(1)], dim=1)
+        clip_features = torch.cat([frames.mean(1), frames.std(1, correction=0)], dim=1)  # of one time: 0
         numbers = {"rankme": rankme(frames.flatten(0, 1))}
         if self.labels is not None:
             numbers["knn"] = self._knn(clip_features)
