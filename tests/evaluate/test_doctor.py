@@ -95,7 +95,7 @@ def test_embeddings_that_shrink_where_terms_are_to_hold_them() -> None:
 def test_a_prediction_without_a_favourite_is_told() -> None:
     """Not a cause, but a fact: log K is what a guess costs."""
     ranks = [40.0, 8.0, 3.0, 2.0, 2.0, 1.5, 1.5, 1.4]
-    numbers = lines([0.9] * 8, ranks, assignment_entropy=0.99, assignment_usage=1.0)
+    numbers = lines([0.9] * 8, ranks, feature_rank=9.0, assignment_entropy=0.99, assignment_usage=1.0)
     finding = diagnose(numbers, setting("swav")).findings[0]
     assert finding.cause is None
     assert finding.evidence[-2] == "every option of the method is at its default"
@@ -117,6 +117,31 @@ def test_a_weight_beside_the_ablated_one_counts() -> None:
     assert setting("vicreg", variance=1.0).ablation() == METHODS["vicreg"].ablations[0]  # type: ignore[attr-defined]
     assert setting("vicreg", variance=12.0).ablation() is None
     assert setting("vicreg").ablation() is None
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "cause"),
+    [
+        ("byol", {"batch_norm": False}, "batch-norm"),
+        ("byol", {"momentum": 1.0}, "momentum"),
+        ("byol", {"momentum": 0.95}, None),
+        ("simclr", {"temperature": 5.0}, "temperature"),
+        ("simclr", {"dim": 4}, "projector"),
+        ("nowhere:Method", {"predictor": False}, "predictor"),  # not on the path here: the name tells
+    ],
+)
+def test_options_that_speak_for_themselves(method: str, option: dict[str, Any], cause: str | None) -> None:
+    finding = diagnose(lines(CONSTANT, RANKS, loss=5.0), setting(method, **option)).findings[0]
+    assert (finding.cause, finding.known) == (cause, cause is not None)
+    name, value = next(iter(option.items()))
+    assert f"{name}={value!r} (default" in finding.evidence[-1]
+
+
+def test_a_projector_that_lets_little_through() -> None:
+    ranks = [40.0, 8.0, 3.0, 2.0, 2.0, 1.5, 1.5, 1.4]
+    finding = diagnose(lines([0.9] * 8, ranks, loss=5.0)).findings[0]
+    assert finding.cause == "projector"
+    assert finding.evidence[-1] == "feature_rank 30 before the projector, embedding_rank 1.5 behind it"
 
 
 def test_a_setting_known_to_collapse_that_has_not() -> None:

@@ -97,13 +97,22 @@ class Setting:
             return False
         return bool(abs(used - ablated) <= NEAR * abs(used - default))
 
+    def telling(self) -> tuple[str, str] | None:
+        """An option that speaks for a cause by its name and value, whatever the method: (option, cause)."""
+        for name, cause, speaks in TELLING:
+            used, default = self.options.get(name), self.defaults.get(name)
+            if name in self.options and used != default and speaks(used, default):
+                return name, cause
+        return None
+
     def changed(self, names: Sequence[str]) -> str:
         """`name=value (default value)` of some options."""
-        return ", ".join(f"{name}={self.options[name]!r} (default {self.defaults[name]!r})" for name in names)
+        return ", ".join(f"{name}={self.options[name]!r} (default {self.defaults.get(name)!r})" for name in names)
 
     def can(self, cause: str) -> bool:
         """Whether the method could have this cause at all."""
-        return not self.defaults or cause in {ablation.cause for ablation in self.ablations}
+        always = ("momentum", "temperature", "projector")  # a logged number at an extreme speaks for itself
+        return not self.defaults or cause in (*always, *(ablation.cause for ablation in self.ablations))
 
 
 def name_cause(
@@ -122,6 +131,9 @@ def name_cause(
         evidence += dict(RULES).get(ablation.cause, _nothing)(lines, where, kind)
         back = " ".join(f"{name}={setting.defaults[name]}" for name in ablation.options)
         return ablation.cause, True, evidence, f"--options {back}; {CAUSES[ablation.cause].advice}"
+    if setting is not None and (telling := setting.telling()) is not None:
+        name, cause = telling
+        return cause, True, [setting.changed([name])], f"--options {name}={setting.defaults.get(name)}"
     for cause, rule in RULES:
         if (setting is None or setting.can(cause)) and (evidence := rule(lines, where, kind)):
             return cause, False, evidence, CAUSES[cause].advice
@@ -134,6 +146,33 @@ def name_cause(
     at_default = "every option of the method is at its default"
     return None, False, [at_default, *facts], "lower --lr, raise --batch-size, or train on more videos"
 
+
+def _off(used: Any, default: Any) -> bool:
+    return used is False
+
+
+def _extreme(used: Any, default: Any) -> bool:
+    return _is_number(used) and used in (0, 1)
+
+
+def _far(used: Any, default: Any) -> bool:
+    return _is_number(used) and _is_number(default) and not default / FAR <= used <= default * FAR
+
+
+def _narrow(used: Any, default: Any) -> bool:
+    return _is_number(used) and _is_number(default) and used < default / FAR
+
+
+FAR = 4.0  # times a default
+TELLING: tuple[tuple[str, str, Callable[[Any, Any], bool]], ...] = (
+    ("stop_gradient", "stop-gradient", _off),
+    ("predictor", "predictor", _off),
+    ("batch_norm", "batch-norm", _off),
+    ("momentum", "momentum", _extreme),
+    ("temperature", "temperature", _far),
+    ("teacher_temperature", "temperature", _far),
+    ("dim", "projector", _narrow),
+)
 
 Rule = Callable[[Sequence[Line], Where, Collapse], list[str]]
 
@@ -230,6 +269,14 @@ def _predictor(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]
     return [f"loss {loss[-1]:.3g}, {loss[0]:.3g} at step {_step(lines[0])}, falls {how}"]
 
 
+def _projector(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
+    """The encoder uses many times the directions that its projector lets through."""
+    inner, outer = _values(lines, "feature_rank"), _values(lines, "embedding_rank")
+    if where == "feature" or kind == "constant" or not outer or inner[-1] < 2 * FAR * outer[-1]:
+        return []
+    return [f"feature_rank {inner[-1]:.3g} before the projector, embedding_rank {outer[-1]:.3g} behind it"]
+
+
 def _two_sides(lines: Sequence[Line]) -> bool:
     """Whether the loss looks like a bare agreement of two sides: nothing else to hold them apart is logged."""
     apart = ("share_", "assignment_", "energy_", "temperature")
@@ -261,6 +308,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("negatives", _negatives),
     ("stop-gradient", _stop_gradient),
     ("predictor", _predictor),
+    ("projector", _projector),
 )
 
 
