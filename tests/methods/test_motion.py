@@ -57,13 +57,14 @@ def test_flow_is_a_function_of_the_pair_alone() -> None:
     assert torch.equal(flow[1:2, 1:], dis_flow(clips[1:2, 1:]))
 
 
-def test_cells_keep_the_length_of_what_cancels() -> None:
-    """Left half of a cell moves 3 right and 4 down, right half the opposite: mean (0, 0), mean length 5."""
+def test_cells_keep_speed_and_axis_of_what_cancels() -> None:
+    """Left half of a cell moves 3 right and 4 down, right half the opposite: mean (0, 0), mean length 5, and for both
+    the axis 5 (cos 2a, sin 2a) with cos a = 3/5, sin a = 4/5: 5 (9 - 16) / 25 = -1.4 and 5 * 2 * 12 / 25 = 4.8."""
     flow = torch.zeros(1, 1, 2, 4, 8)
     flow[..., :2] = torch.tensor([3.0, 4.0])[:, None, None]
     flow[..., 2:4] = -torch.tensor([3.0, 4.0])[:, None, None]
     found = cells(flow, (1, 2))[0, 0, :, 0]
-    torch.testing.assert_close(found, torch.tensor([[0.0, 0.0], [0.0, 0.0], [5.0, 0.0]]))
+    torch.testing.assert_close(found, torch.tensor([[0.0, 0.0], [0.0, 0.0], [5.0, 0.0], [-1.4, 0.0], [4.8, 0.0]]))
 
 
 def test_flows_belong_to_the_times_of_the_encoder() -> None:
@@ -103,12 +104,12 @@ def test_the_flow_is_that_of_the_augmented_frames() -> None:
 def test_what_a_right_guess_and_a_guess_of_no_motion_score() -> None:
     flow = dis_flow(drifting(32, [(t, 0) for t in range(5)]))
     truth, _ = by_time(cells(flow, (4, 4)), 5)
-    ahead = torch.cat([truth[:, 1:], torch.zeros(1, 1, 3, 4, 4)], dim=1)  # nothing is asked beyond the last frame
+    ahead = torch.cat([truth[:, 1:], torch.zeros(1, 1, 5, 4, 4)], dim=1)  # nothing is asked beyond the last frame
     loss, metrics = compare(torch.stack([truth, ahead], dim=2), flow)
     assert loss.item() == 0
     assert metrics["end_point_error"].item() == 0
     assert metrics["explained"].item() == 1
-    loss, metrics = compare(torch.zeros(1, 5, 2, 3, 4, 4), flow)
+    loss, metrics = compare(torch.zeros(1, 5, 2, 5, 4, 4), flow)
     assert 0.8 < metrics["end_point_error_of_zero"].item() < 1.2
     assert metrics["end_point_error"] == metrics["end_point_error_of_zero"]
     assert metrics["explained"].item() == 0
@@ -119,7 +120,7 @@ def test_what_a_right_guess_and_a_guess_of_no_motion_score() -> None:
 def test_times_that_nothing_flows_into_are_not_asked_about() -> None:
     """Whatever is predicted for the present flow of frame 0, and for what is behind the last frame."""
     flow = dis_flow(drifting(32, [(0, 0), (1, 0), (1, 1)]))
-    guess = torch.randn(1, 3, 2, 3, 2, 2)
+    guess = torch.randn(1, 3, 2, 5, 2, 2)
     other = guess.clone()
     other[:, 0, 0] = other[:, 2, 1] = 9.0
     assert torch.equal(compare(guess, flow)[0], compare(other, flow)[0])
@@ -128,7 +129,7 @@ def test_times_that_nothing_flows_into_are_not_asked_about() -> None:
 
 
 def test_a_still_clip_has_a_finite_loss() -> None:
-    motion = method()
+    motion = method(dense=1.0)
     loss, metrics = motion.loss(batch(drifting(32, [(0, 0)] * 4, clips=2)))
     assert torch.isfinite(loss)
     assert metrics["end_point_error_of_zero"].item() < 1e-3
@@ -137,9 +138,10 @@ def test_a_still_clip_has_a_finite_loss() -> None:
 @pytest.mark.parametrize("encoder", ["small", "r3d-18"])
 def test_encoders_of_colours_and_of_clips(encoder: str) -> None:
     """One that sees no motion predicts what may move; one with T/8 times, the mean flow of each."""
-    motion = Motion(build_encoder(encoder, SIZE), Motion.default_views(SIZE), ahead=int(encoder == "small"))
-    loss, _ = motion.loss(batch(drifting(32, [(t, 0) for t in range(8)], clips=2)))
+    motion = Motion(build_encoder(encoder, SIZE), Motion.default_views(SIZE), dense=1.0, ahead=int(encoder == "small"))
+    loss, metrics = motion.loss(batch(drifting(32, [(t, 0) for t in range(8)], clips=2)))
     assert torch.isfinite(loss)
+    torch.testing.assert_close(loss.detach(), metrics["term_feature"] + metrics["term_map"])
 
 
 def test_maps_and_features_are_those_of_the_encoder() -> None:
@@ -162,3 +164,10 @@ def test_refusals() -> None:
         method(grids=(), dense=0.0)
     with pytest.raises(VidsslError, match="ahead: got -1"):
         method(ahead=-1)
+
+
+def test_mixed_precision_compares_in_float32() -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, metrics = method().loss(batch(drifting(32, [(0, 0), (1, 0), (2, 0)])))
+    assert loss.dtype == torch.float32
+    assert metrics["end_point_error_of_zero"].dtype == torch.float32

@@ -10,7 +10,7 @@ Walker, Gupta, Hebert 2015, "Dense Optical Flow Prediction from a Static Image",
                                        the flow into this frame and the `ahead` next ones
 
 B clips, T frames, T' times of the encoder, D feature dim, D' channels of the map, K = ahead + 1 flows, g x g' cells
-of 3 numbers.
+of 5 numbers: direction, speed, axis.
 """
 
 from typing import Any, ClassVar
@@ -23,7 +23,7 @@ from vidssl.core import all_reduce_sum, world
 from vidssl.core.monitor import health
 from vidssl.errors import VidsslError
 from vidssl.methods.ablation import Ablation
-from vidssl.methods.flow import by_time, cells, dis_flow
+from vidssl.methods.flow import NUMBERS, by_time, cells, dis_flow
 from vidssl.methods.maps import map_shape, maps_and_features
 from vidssl.views import Views
 
@@ -42,7 +42,8 @@ class Motion(nn.Module):
         encoder: has `maps`: `[B,T,C,H,W] -> [B,T',D',h,w]`.
         views: augmentation; the flow is that of the augmented frames.
         grids: cells to a side of the feature's predictions; more ask for smaller things. () does without them.
-        dense: weight of the map's prediction beside that of the feature's, which have 1 together.
+        dense: weight of the map's predictions beside those of the feature, which have 1 together. They are learned
+            sooner, and take the feature's place in a short training: alone, they let it forget where things move.
         ahead: flows after the present one that are predicted too.
     """
 
@@ -57,7 +58,7 @@ class Motion(nn.Module):
         views: Views,
         *,
         grids: tuple[int, ...] = (1, 2, 4, 8),
-        dense: float = 1.0,
+        dense: float = 0.0,
         ahead: int = 1,
     ) -> None:
         super().__init__()
@@ -70,7 +71,7 @@ class Motion(nn.Module):
             raise VidsslError(f"ahead: got {ahead}; motion predicts 0 flows ahead (the present one only) or more")
         self.encoder, self.views = encoder, views
         self.grids, self.dense, self.ahead = tuple(grids), dense, ahead
-        numbers = 3 * (ahead + 1)
+        numbers = NUMBERS * (ahead + 1)
         self.from_feature = nn.ModuleList(nn.Linear(encoder.dim, numbers * grid**2) for grid in grids)
         if dense:
             channels, _, _ = map_shape(encoder, views.size)
@@ -98,13 +99,13 @@ class Motion(nn.Module):
         loss, metrics = z.new_zeros(()), health(z)
         if self.grids:
             answers = zip(self.from_feature, self.grids, strict=True)
-            guesses = [predict(z).unflatten(-1, (-1, 3, grid, grid)) for predict, grid in answers]
+            guesses = [predict(z).unflatten(-1, (-1, NUMBERS, grid, grid)) for predict, grid in answers]
             terms, quality = zip(*(compare(guess, flow) for guess in guesses), strict=True)
             loss = torch.stack(terms).mean()
             metrics |= {"term_feature": loss.detach(), **quality[-1]}
         if self.dense:
             guess = F.pixel_shuffle(self.from_map(maps.flatten(0, 1)), 2).unflatten(0, z.shape[:2])
-            term, quality_of_map = compare(guess.unflatten(2, (-1, 3)), flow)
+            term, quality_of_map = compare(guess.unflatten(2, (-1, NUMBERS)), flow)
             loss = loss + self.dense * term
             metrics |= {"term_map": term.detach(), **{f"{name}_of_map": x for name, x in quality_of_map.items()}}
         return loss, metrics
@@ -113,13 +114,14 @@ class Motion(nn.Module):
 
 
 def compare(guess: Tensor, flow: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Predictions `[B,T',K,3,g,g']` of flow `[B,T-1,2,H,W]` into the frames of each time and the K - 1 next.
+    """Predictions `[B,T',K,5,g,g']` of flow `[B,T-1,2,H,W]` into the frames of each time and the K - 1 next.
 
     Returns:
         The Huber loss in units of the flow's root mean square over the batches of all ranks; and, in pixels and of the
         flow into the present time, `end_point_error` beside that of a guess of no motion, `end_point_error_of_zero`,
         and the share of the flow's squares that is `explained`, 0 for no motion.
     """
+    guess = guess.to(torch.promote_types(guess.dtype, torch.float32))  # half types under autocast
     truth, moved = by_time(cells(flow, (guess.shape[-2], guess.shape[-1])).to(guess.dtype), guess.shape[1])
     scale = _root_mean_square(truth[:, moved]).clamp_min(LEAST)
     losses = []

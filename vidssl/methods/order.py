@@ -104,8 +104,8 @@ class Order(nn.Module):
             features.append(z.flatten(0, -2))
             metrics |= {
                 f"term_{name}": losses[-1].detach(),
-                f"accuracy_{name}": (scores.argmax(1) == label).to(z.dtype).mean(),
-                f"chance_{name}": z.new_tensor(chance),
+                f"accuracy_{name}": (scores.argmax(1) == label).float().mean(),
+                f"chance_{name}": scores.new_tensor(chance, dtype=torch.float32),
             }
         return torch.stack(losses).mean(), metrics | health(torch.cat(features))
 
