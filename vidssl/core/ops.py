@@ -113,12 +113,13 @@ def contrast_key_gradient(
     from vidssl.core import triton_contrast
 
     query, key, rules = query.contiguous(), key.contiguous(), Rules(query_labels, key_labels, equal)
-    shift, total = stats
-    dense = torch.where(total > 0, weight / total, 0) / temperature
-    d_key = triton_contrast.gradient_of_keys(query, key, temperature, bias, rules, shift, dense, deterministic)
+    weight, size = _weights(weight, temperature, query.dtype)
+    d_key = triton_contrast.gradient_of_keys(
+        query, key, temperature, bias, rules, stats[0], *_dense(weight, size, stats[1]), deterministic
+    )
     if positives is not None and share is not None:
         positives, share = _sorted(positives, share)
-        pull = _pull(share, kept) * (weight / temperature)[:, None]
+        pull = _pull(share, kept) * (weight * size)[:, None]
         _scatter_add_(d_key, positives, pull, query, deterministic)
     return d_key
 
@@ -225,15 +226,15 @@ def symmetric_gradient(
 
     features, rules = features.contiguous(), Rules(labels, labels, equal)
     positives, share = _sorted(positives, share)
-    shift, total = stats
-    dense = torch.where(total > 0, weight / total, 0) / temperature
+    weight, size = _weights(weight, temperature, features.dtype)
+    dense = _dense(weight, size, stats[1])
     if deterministic or triton_symmetric.gradient_tile(features) is None:
         gradient = triton_contrast.gradient_of_keys(
-            features, features, temperature, None, rules, shift, dense, deterministic, True, exclude_self
+            features, features, temperature, None, rules, stats[0], *dense, deterministic, True, exclude_self
         )
     else:
-        gradient = triton_symmetric.gradient(features, temperature, rules, exclude_self, shift, dense)
-    pull = _pull(share, kept) * (weight / temperature)[:, None]
+        gradient = triton_symmetric.gradient(features, temperature, rules, exclude_self, stats[0], *dense)
+    pull = _pull(share, kept) * (weight * size)[:, None]
     for place in range(positives.shape[1]):
         gradient.addcmul_(features[positives[:, place]], pull[:, place, None])
     _scatter_add_(gradient, positives, pull, features, deterministic)
@@ -308,6 +309,23 @@ def _sorted(positives: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
         return positives.contiguous(), share.contiguous()
     positives, order = positives.sort(1)
     return positives, share.gather(1, order)
+
+
+def _weights(weight: Tensor, temperature: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Anchors' weights / τ as unit weights [N], at most 1 in size, and their common size.
+
+    Rounded to the features' type: then a positive of probability 1 stays the same number when the kernel rounds it, and
+    is cancelled whole by the positives' own term.
+    """
+    size = weight.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
+    return (weight / size).to(dtype).float(), size / temperature
+
+
+def _dense(weight: Tensor, size: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+    """What the kernels multiply exp2(score − shift) by, to be rounded, and the sums afterwards."""
+    from vidssl.core.triton_contrast import PEAK
+
+    return torch.where(total > 0, weight * PEAK / total, 0), size / PEAK
 
 
 def _pull(share: Tensor, kept: Tensor) -> Tensor:

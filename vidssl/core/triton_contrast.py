@@ -14,7 +14,8 @@ the anchor gets later. So forward and backward together are 8 N M D operations, 
 and the sums have a fixed order: the same bits each time for the same tiles.
 
 Scores are kept as raw dot products; `raw * scale` is in units of log 2, so that the exponential is one exp2. With half
-types E is rounded to the inputs' type before the second product, its values in [0, 1] reaching 1 in every row.
+types E is rounded to the inputs' type before the second product: in the forward its values reach 1 in every row, in the
+backward they are probabilities times `PEAK`, which keeps those of 10^-9 exact in float16.
 """
 
 from typing import Any
@@ -28,6 +29,7 @@ from vidssl.core.pairs import Rules
 from vidssl.core.triton_tiles import block_dim, launch, on_device, precision
 
 LN2 = tl.constexpr(0.6931471805599453)
+PEAK = 2.0**14  # the sum of two probabilities times this is below float16's 65,504
 
 
 @triton.jit
@@ -110,8 +112,7 @@ def contrast_forward(
     tl.store(SHIFT + rows, finite(top), mask=rows < n)
     tl.store(TOTAL + rows, total, mask=rows < n)
     if WANT_MEAN:
-        mean = tl.where((total == 0)[:, None], 0.0, mean / total[:, None])
-        store_rows(MEAN, rows, n, dim, mean, BLOCK_D)
+        store_rows(MEAN, rows, n, dim, mean / tl.where(total == 0, 1.0, total)[:, None], BLOCK_D)
 
 
 @triton.jit
@@ -121,7 +122,7 @@ def key_gradient(
     SYMMETRIC: tl.constexpr, SELF: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """out_j = factor Σ_i weight_i exp2(score_ij − shift_i) q_i [M, D], weights of at most 1 in size.
+    """out_j = factor Σ_i weight_i exp2(score_ij − shift_i) q_i [M, D].
 
     SYMMETRIC: the queries are the keys, each anchor of its own row too: adds weight_j exp2(score_ij − shift_j).
     """
@@ -267,31 +268,24 @@ def finish(
         contrast_finish[(triton.cdiv(n, rows),)](
             query, key, tau, positives, share, rules.query, rules.key, *stats, mean, kept, losses, n, m, dim, width,
             BLOCK_D=block_dim(dim), RULES=rules.number, EQUAL=rules.equal, SELF=own, WANT_MEAN=mean.numel() > 0,
-            BLOCK_R=rows, num_warps=4,
+            BLOCK_R=rows, num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
     return losses, kept
 
 
 def gradient_of_keys(
     query: Tensor, key: Tensor, tau: Tensor, bias: Tensor | None, rules: Rules, shift: Tensor, weight: Tensor,
-    fixed: bool, symmetric: bool = False, own: bool = False,
+    factor: Tensor, fixed: bool, symmetric: bool = False, own: bool = False,
 ) -> Tensor:  # fmt: skip
     """`key_gradient` [M, D] in float32; `symmetric` and `own` are its SYMMETRIC and SELF."""
     (n, dim), m = query.shape, len(key)
     out = query.new_empty((m, dim), dtype=torch.float32)
-    weight, factor = unit_weights(weight)
     launch(
         key_gradient, m, fixed,
         query, key, tau, key if bias is None else bias, rules.query, rules.key, shift, weight, factor, out, n, m, dim,
         **_constants(query, rules, bias, n, m), SYMMETRIC=symmetric, SELF=own,
     )  # fmt: skip
     return out
-
-
-def unit_weights(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights divided by the largest size, so that float16 holds them, and that size."""
-    factor = weight.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
-    return (weight / factor).contiguous(), factor
 
 
 def _constants(query: Tensor, rules: Rules, bias: Tensor | None, n: int, m: int) -> dict[str, Any]:

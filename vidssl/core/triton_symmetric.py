@@ -23,7 +23,7 @@ import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
 from vidssl.core.pairs import Rules
-from vidssl.core.triton_contrast import finite, load_rows, log2_scale, raw_scores, unit_weights
+from vidssl.core.triton_contrast import finite, load_rows, log2_scale, raw_scores
 from vidssl.core.triton_tiles import INTERPRETED, Tiles, block_dim, on_device, precision
 
 SLOTS = 256
@@ -133,9 +133,9 @@ def forward_tile(features: Tensor) -> Tiles:
     """Square tiles of the forward."""
     if INTERPRETED:
         return Tiles(16, 16, 1, 1)
-    wide, single = block_dim(features.shape[1]), features.dtype == torch.float32
-    if single:
-        return Tiles(64, 64, 8, 2) if wide <= 128 else Tiles(32, 32, 4, 2)
+    wide = block_dim(features.shape[1])
+    if features.dtype == torch.float32:
+        return Tiles(16, 16, 8, 2) if wide == 512 else Tiles(32, 32, 8, 2)
     return Tiles(128, 128, 8, 3) if wide <= 128 else Tiles(64, 64, 4, 2)
 
 
@@ -143,11 +143,11 @@ def gradient_tile(features: Tensor) -> Tiles | None:
     """Tiles of the gradient; None where two blocks of sums do not fit into registers."""
     if INTERPRETED:
         return Tiles(16, 8, 1, 1)
-    wide, single = block_dim(features.shape[1]), features.dtype == torch.float32
-    if wide > 256 or (single and wide > 128):
+    wide = block_dim(features.shape[1])
+    if wide == 512 or (wide == 256 and features.dtype == torch.float32):
         return None
-    if single:
-        return Tiles(32, 32, 4, 2)
+    if features.dtype == torch.float32:
+        return Tiles(32, 32, 8, 2)
     return Tiles(128, 64, 8, 2) if wide <= 128 else Tiles(64, 64, 8, 2)
 
 
@@ -163,24 +163,26 @@ def forward(features: Tensor, tau: Tensor, rules: Rules, own: bool) -> Tensor:
             slots = features.new_zeros((2, programs, n), dtype=torch.float32)
             symmetric_forward[(programs,)](
                 features, tau, rules.key, *slots, n, dim, blocks, first, **_constants(features, rules, own),
-                BLOCK=tile.rows, num_warps=tile.warps, num_stages=tile.stages,
+                BLOCK=tile.rows, **tile.options(),
             )  # fmt: skip
-            merge_slots[(triton.cdiv(n, 128),)](*slots, *stats, n, programs, BLOCK=128, num_warps=4)
+            grid = (triton.cdiv(n, 128),)
+            merge_slots[grid](*slots, *stats, n, programs, BLOCK=128, num_warps=4, enable_fp_fusion=True)
     return stats
 
 
-def gradient(features: Tensor, tau: Tensor, rules: Rules, own: bool, shift: Tensor, weight: Tensor) -> Tensor:
+def gradient(
+    features: Tensor, tau: Tensor, rules: Rules, own: bool, shift: Tensor, weight: Tensor, factor: Tensor
+) -> Tensor:
     """(G + Gᵀ) Z [N, D] float32 by atomics; the caller has seen that `gradient_tile` has one."""
     n, dim = features.shape
     tile = gradient_tile(features)
     assert tile is not None
     blocks = triton.cdiv(n, tile.rows)
     out = features.new_zeros((n, dim), dtype=torch.float32)
-    weight, factor = unit_weights(weight)
     with on_device(features):
         symmetric_gradient[(blocks,)](
             features, tau, rules.key, shift, weight, factor, out, n, dim, blocks, **_constants(features, rules, own),
-            BLOCK_R=tile.rows, BLOCK_C=tile.columns, num_warps=tile.warps, num_stages=tile.stages,
+            BLOCK_R=tile.rows, BLOCK_C=tile.columns, **tile.options(),
         )  # fmt: skip
     return out
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 _KINDS = (torch.float32, torch.bfloat16, torch.float16)
-_SHARED = 227 * 1024  # bytes of shared memory a program can have on an H100
 # Triton runs kernels in Python, on CPU tensors.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _INSTALLED = importlib.util.find_spec("triton") is not None
@@ -43,30 +42,29 @@ class Tiles(NamedTuple):
     warps: int
     stages: int
 
+    def options(self) -> dict[str, Any]:
+        """The launch options of a kernel with such tiles."""
+        return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
+
 
 def tiles(dim: int, itemsize: int) -> list[Tiles]:
     """Tile sizes to try, the one for `fixed` first: what compiles for sm_90 without spills and fits shared memory."""
     wide = block_dim(dim)
-    if itemsize == 4:  # products without matrix units: small tiles
-        options = [Tiles(64, 64, 8, 2), Tiles(64, 32, 4, 2)] if wide <= 128 else [Tiles(32, 32, 4, 2)]
-    elif wide <= 128:
-        options = [Tiles(128, 128, 8, 3), Tiles(128, 64, 8, 3), Tiles(128, 64, 4, 3), Tiles(64, 64, 4, 3)]
-    elif wide == 256:
-        options = [Tiles(128, 64, 8, 2), Tiles(64, 64, 4, 2), Tiles(128, 32, 8, 3)]
-    else:
-        options = [Tiles(64, 64, 8, 2), Tiles(64, 32, 8, 2)]
-    return [tile for tile in options if _shared_bytes(tile, wide * itemsize) <= _SHARED]
-
-
-def _shared_bytes(tile: Tiles, row: int) -> int:
-    return (tile.rows + tile.columns * tile.stages) * row
+    if itemsize == 4:  # no matrix units: tiles so small that the unrolled products stay in registers
+        options = {256: [Tiles(32, 32, 8, 2)], 512: [Tiles(16, 16, 8, 2)]}
+        return options.get(wide, [Tiles(32, 32, 4, 2), Tiles(64, 32, 8, 2)])
+    if wide <= 128:
+        return [Tiles(128, 128, 8, 3), Tiles(128, 64, 4, 3), Tiles(128, 64, 8, 3), Tiles(64, 64, 4, 3)]
+    if wide == 256:
+        return [Tiles(128, 64, 8, 2), Tiles(64, 64, 4, 2), Tiles(128, 32, 8, 3)]
+    return [Tiles(64, 64, 8, 2), Tiles(64, 32, 8, 2)]
 
 
 _fastest: dict[tuple[Any, ...], Tiles] = {}
 
 
 def launch(kernel: Any, count: int, fixed: bool, *args: Any, **constants: Any) -> None:
-    """Run `kernel` over `count` rows with the fastest tiles, timed once a type and form; `fixed`: with the first.
+    """Run `kernel` over `count` rows with the fastest tiles, timed once a form; `fixed`: with the first tiles.
 
     The kernel must give the same result when it is run again.
     """
@@ -74,8 +72,7 @@ def launch(kernel: Any, count: int, fixed: bool, *args: Any, **constants: Any) -
 
     def run(tile: Tiles) -> None:
         grid = (-(-count // tile.rows),)
-        sizes = {"BLOCK_R": tile.rows, "BLOCK_C": tile.columns, "num_warps": tile.warps, "num_stages": tile.stages}
-        kernel[grid](*args, **constants, **sizes)
+        kernel[grid](*args, **constants, BLOCK_R=tile.rows, BLOCK_C=tile.columns, **tile.options())
 
     if INTERPRETED:
         return run(Tiles(32, 16, 1, 1))
@@ -83,7 +80,7 @@ def launch(kernel: Any, count: int, fixed: bool, *args: Any, **constants: Any) -
     with on_device(features):
         if fixed or len(options) == 1:
             return run(options[0])
-        form = (kernel.fn.__name__, features.device, features.dtype, *constants.values())
+        form = (kernel.fn.__name__, count.bit_length(), features.device, features.dtype, *constants.values())
         if form not in _fastest and torch.cuda.is_current_stream_capturing():
             return run(options[0])
         if form not in _fastest:
