@@ -158,8 +158,10 @@ def test_refusals() -> None:
         method(ahead=2).loss(batch(drifting(32, [(0, 0), (1, 0)])))
     with pytest.raises(VidsslError, match="clips of 1 frames"):
         method(ahead=0).loss(batch(drifting(32, [(0, 0)])))
-    with pytest.raises(VidsslError, match=r"grids: got \(9,\); frames of \(32, 32\) pixels have 1 to 8 cells"):
+    with pytest.raises(VidsslError, match=r"grids: got \(9,\); .* frames of \(32, 32\) pixels have 1 to 8 cells"):
         method(grids=(9,))
+    with pytest.raises(VidsslError, match="grids: got 4; write"):
+        method(grids=4)
     with pytest.raises(VidsslError, match="needs a grid or a weight above 0"):
         method(grids=(), dense=0.0)
     with pytest.raises(VidsslError, match="ahead: got -1"):

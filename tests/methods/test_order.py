@@ -128,6 +128,8 @@ def test_refusals() -> None:
         asked(10, segments=6)
     with pytest.raises(VidsslError, match="two different strides or more"):
         asked(10, paces=(2, 2))
+    with pytest.raises(VidsslError, match="paces: got 3; write"):
+        asked(10, paces=3)
     with pytest.raises(VidsslError, match="too short for 3 segments of 2 frames, 1 apart: raise --frames to 8"):
         asked(7, task="order")
     with pytest.raises(VidsslError, match="no direction of time"):

@@ -63,14 +63,16 @@ class Motion(nn.Module):
     ) -> None:
         super().__init__()
         most = min(views.size) // 4
-        if not all(1 <= grid <= most for grid in grids):
-            raise VidsslError(f"grids: got {grids}; frames of {views.size} pixels have 1 to {most} cells a side")
+        if not isinstance(grids, tuple) or not all(isinstance(grid, int) and 1 <= grid <= most for grid in grids):
+            raise VidsslError(
+                f"grids: got {grids!r}; write (1, 2, 4): frames of {views.size} pixels have 1 to {most} cells a side"
+            )
         if dense < 0 or not (dense or grids):
             raise VidsslError(f"got grids={grids}, dense={dense}; motion needs a grid or a weight above 0")
         if ahead < 0:
             raise VidsslError(f"ahead: got {ahead}; motion predicts 0 flows ahead (the present one only) or more")
         self.encoder, self.views = encoder, views
-        self.grids, self.dense, self.ahead = tuple(grids), dense, ahead
+        self.grids, self.dense, self.ahead = grids, dense, ahead
         numbers = NUMBERS * (ahead + 1)
         self.from_feature = nn.ModuleList(nn.Linear(encoder.dim, numbers * grid**2) for grid in grids)
         if dense:

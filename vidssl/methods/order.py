@@ -69,9 +69,10 @@ class Order(nn.Module):
             raise VidsslError(f"task: got {task!r}; choose from {', '.join(TASKS)}, all")
         if not 2 <= segments <= 5 or gap < 0:
             raise VidsslError(f"got segments={segments}, gap={gap}; order needs 2 to 5 segments and a gap of 0 or more")
-        if len(set(paces)) != len(paces) or len(paces) < 2 or min(paces) < 1:
-            raise VidsslError(f"paces: got {paces}; give two different strides or more, each at least 1")
-        self.encoder, self.views, self.gap, self.paces = encoder, views, gap, tuple(paces)
+        whole = isinstance(paces, tuple) and all(isinstance(pace, int) and pace >= 1 for pace in paces)
+        if not whole or len(set(paces)) != len(paces) or len(paces) < 2:
+            raise VidsslError(f"paces: got {paces!r}; write two different strides or more, at least 1: (1, 2, 4)")
+        self.encoder, self.views, self.gap, self.paces = encoder, views, gap, paces
         self.orders: Tensor
         self.register_buffer("orders", torch.tensor(list(permutations(range(segments)))), persistent=False)
         self.heads = nn.ModuleDict()
