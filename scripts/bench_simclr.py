@@ -132,7 +132,7 @@ def lightly(config: Config, precision: str, workers: int) -> Step:
     backbone.fc = nn.Identity()
     model = nn.Sequential(backbone, library.models.modules.SimCLRProjectionHead(512, 512, 128))
     layout = torch.channels_last if precision == "bf16" else torch.contiguous_format
-    model = model.to(config.device, memory_format=layout)
+    model = model.to(config.device).to(memory_format=layout)
     optimizer = torch.optim.AdamW(model.parameters())
     criterion = library.loss.NTXentLoss()
     dataset = _Pictures(images(config, 8 * config.batch_size), library.transforms.SimCLRTransform(config.size))

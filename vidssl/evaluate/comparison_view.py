@@ -28,32 +28,33 @@ def ordered(entries: Sequence[Entry]) -> list[Entry]:
     return sorted(entries, key=lambda entry: (entry.baseline, -score(entry)))
 
 
-def cells(entries: Sequence[Entry], targets: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """The table's header and its lines. ± is the standard error over groups; with seeds, their range follows."""
-    rows = [(entry, entry.row) for entry in ordered(entries)]
-    probes = [probe for probe in PROBES if any(row is not None and getattr(row, probe) for _, row in rows)]
+def cells(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
+    """The main table's header and lines. ± is the standard error over groups; with seeds, their range follows."""
+    probes = [probe for probe in PROBES if any(entry.row and getattr(entry.row, probe) for entry in entries)]
     leads = {(one.name, probe): one.leads for probe, standing in standings(entries).items() for one in standing}
-    header = ["features"]
-    for probe in probes:
-        header += [PROBES[probe], "clear of"] if leads else [PROBES[probe]]
-    header += [*(targets if len(targets) > 1 else []), "RankMe", *COST]
+    header = ["features", *(name for probe in probes for name in (PROBES[probe], "clear of")), "RankMe", *COST]
     lines = []
-    for entry, row in rows:
-        if row is None:
-            lines.append([entry.name, *([f"failed: {next(iter(entry.failures.values()))}"]), *[""] * (len(header) - 2)])
+    for entry in ordered(entries):
+        if entry.row is None:
+            lines.append([entry.name, "failed", *[""] * (len(header) - 2)])
             continue
-        line = [entry.name + (f" ({len(entry.failures)} seeds failed)" if entry.failures else "")]
+        line = [entry.name + (f" ({len(entry.failures)} failed)" if entry.failures else "")]
         for probe in probes:
-            line.append(_score(entry, probe))
-            if leads:
-                mine = leads.get((entry.name, probe), {})
-                line.append(f"{sum(lead.low > 0 for lead in mine.values())}/{len(mine)}" if mine else "")
-        if len(targets) > 1 and row.ridge:
-            line += [f"{value:.3f}" for value in row.ridge.per_target]
-        line.append(f"{row.rankme:.1f}")
-        line += ["" if (value := entry.fact(name)) is None else show(value) for name, show in COST.values()]
-        lines.append(line)
+            mine = leads.get((entry.name, probe), {})
+            clear = f"{sum(lead.low > 0 for lead in mine.values())}/{len(mine)}" if mine else ""
+            line += [_score(entry, probe), clear]
+        cost = ((entry.fact(name), show) for name, show in COST.values())
+        lines.append(
+            [*line, f"{entry.row.rankme:.1f}", *("" if value is None else show(value) for value, show in cost)]
+        )
     return header, lines
+
+
+def target_cells(entries: Sequence[Entry], targets: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """R² of each target: header and lines; no lines where there is one target at most."""
+    shown = [(entry.name, entry.row.ridge) for entry in ordered(entries) if entry.row and entry.row.ridge]
+    lines = [[name, *(f"{value:.3f}" for value in ridge.per_target)] for name, ridge in shown]
+    return ["R² of", *targets], lines if len(targets) > 1 else []
 
 
 def _score(entry: Entry, probe: str) -> str:
@@ -73,25 +74,35 @@ CAPTION = (
 )
 
 
-def table(entries: Sequence[Entry], targets: Sequence[str]) -> Table:
-    """For a terminal."""
-    header, lines = cells(entries, targets)
-    shown = Table(caption=CAPTION)
-    for number, name in enumerate(header):
-        shown.add_column(name, justify="right" if number else "left", overflow="fold")
-    for number, line in enumerate(lines):
-        last = (
-            number + 1 < len(lines) and ordered(entries)[number + 1].baseline and not ordered(entries)[number].baseline
-        )
-        shown.add_row(*line, end_section=last)
+def tables(entries: Sequence[Entry], targets: Sequence[str]) -> list[Table]:
+    """For a terminal: the main one, and the targets' where there are several."""
+    baselines = {entry.name for entry in entries if entry.baseline}
+    shown = []
+    for (header, lines), caption in ((cells(entries), CAPTION), (target_cells(entries, targets), None)):
+        if lines:
+            table = Table(caption=caption)
+            for number, name in enumerate(header):
+                table.add_column(name, justify="right" if number else "left", no_wrap=True)
+            methods = sum(line[0] not in baselines for line in lines)
+            for number, line in enumerate(lines, 1):
+                table.add_row(*line, end_section=number == methods)
+            shown.append(table)
     return shown
+
+
+def failures(entries: Sequence[Entry]) -> list[str]:
+    """A line a failed training: why."""
+    return [f"failed: {name}: {reason}" for entry in entries for name, reason in entry.failures.items()]
 
 
 def markdown(entries: Sequence[Entry], targets: Sequence[str]) -> str:
     """The same, to paste."""
-    header, lines = cells(entries, targets)
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *lines)) + f"\n\n{CAPTION}.\n"
+    written = []
+    for header, lines in (cells(entries), target_cells(entries, targets)):
+        if lines:
+            rule = ["---", *["---:"] * (len(header) - 1)]
+            written.append("\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *lines)))
+    return "\n\n".join([*written, f"{CAPTION}."]) + "\n"
 
 
 def plot(entries: Sequence[Entry], path: Path) -> None:
@@ -99,30 +110,35 @@ def plot(entries: Sequence[Entry], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shown = [(entry, entry.row) for entry in reversed(ordered(entries))]
-    probes = [probe for probe in PROBES if any(row is not None and getattr(row, probe) for _, row in shown)]
+    shown = ordered(entries)[::-1]  # bars are drawn from below
+    probes = [probe for probe in PROBES if any(entry.row and getattr(entry.row, probe) for entry in shown)]
     figure = Figure(figsize=(2 + 3.4 * max(1, len(probes)), 1 + 0.32 * len(shown)), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, probe in zip(
-        figure.subplots(1, max(1, len(probes)), sharey=True, squeeze=False)[0], probes, strict=False
-    ):
-        results = [(entry, getattr(row, probe) if row is not None else None) for entry, row in shown]
-        for place, (entry, result) in enumerate(results):
-            if result is None:
-                continue
-            colour = "#8c9bb0" if entry.baseline else "#c44e52"
-            axes.barh(place, result.mean, xerr=result.stderr, color=colour, capsize=3, height=0.7)
-            if len(entry.parts) > 1:
-                seeds = [getattr(part, probe).mean for part in entry.parts]
-                axes.plot(seeds, [place] * len(seeds), "o", color="black", markersize=3)
-        best = max((result.mean for entry, result in results if entry.baseline and result is not None), default=None)
-        if best is not None:
-            axes.axvline(best, ls="--", lw=1, color="black")
-        axes.set_yticks(range(len(shown)), [entry.name for entry, _ in shown], fontsize=8)
-        axes.set_title(PROBES[probe] + (", accuracy" if probe != "ridge" else " of ridge regression"), fontsize=10)
-        axes.spines[["top", "right"]].set_visible(False)
-        if probe != "ridge":
-            axes.set_xlim(left=min(0.9 * results[0][1].chance if results[0][1] else 0, 1))
-        else:
-            axes.set_xlim(left=max(-0.2, min(0.0, *(result.mean for _, result in results if result is not None))))
+    panels = figure.subplots(1, max(1, len(probes)), sharey=True, squeeze=False)[0]
+    panels[0].set_yticks(range(len(shown)), [entry.name for entry in shown], fontsize=8)
+    for axes, probe in zip(panels, probes, strict=False):
+        _panel(axes, shown, probe)
     figure.savefig(path, format="png", dpi=130)
+
+
+def _panel(axes: Any, shown: Sequence[Entry], probe: str) -> None:
+    results = {place: getattr(entry.row, probe) for place, entry in enumerate(shown) if entry.row}
+    results = {place: result for place, result in results.items() if result is not None}
+    for place, result in results.items():
+        colour = "#8c9bb0" if shown[place].baseline else "#c44e52"
+        axes.barh(place, result.mean, xerr=result.stderr, color=colour, capsize=3, height=0.7)
+        seeds = [getattr(part, probe).mean for part in shown[place].parts]
+        if len(seeds) > 1:
+            axes.plot(seeds, [place] * len(seeds), "o", color="black", markersize=3)
+    baselines = [result.mean for place, result in results.items() if shown[place].baseline]
+    if baselines:
+        axes.axvline(max(baselines), ls="--", lw=1, color="black")
+    worst = min(result.mean - 2 * result.stderr for result in results.values())
+    if probe == "ridge":
+        axes.set_xlim(left=max(-0.2, min(0.0, worst)))
+        axes.set_title("R² of ridge regression, mean of the targets", fontsize=10)
+    else:
+        chance = next(iter(results.values())).chance
+        axes.set_xlim(left=max(0.0, min(chance, worst) - 0.02))
+        axes.set_title(f"{PROBES[probe]}, accuracy (chance {chance:.2f})", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
