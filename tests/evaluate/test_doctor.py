@@ -35,7 +35,7 @@ def test_constant_collapse_is_sure_at_the_fifth_line_below_the_limit() -> None:
     assert [(step, finding.kind, finding.where) for step, finding in found] == [(70, "constant", "embedding")]
     finding = found[0][1]
     assert finding.evidence[0] == "embedding_spread at most 0.15 from step 30 to 70 (limit 0.2), 0.9 at step 10"
-    assert finding.evidence[1].startswith("the encoder before the projector still stands: feature_rank 30")
+    assert finding.evidence[1].startswith("the encoder before the projector has not collapsed: feature_rank 30")
     assert "constant collapse of the embeddings (projector)" in finding.text()
 
 
@@ -50,7 +50,7 @@ def test_the_encoder_can_collapse_behind_a_projector_that_stands() -> None:
     ends = [0.5, 0.3, 0.02, 0.02, 0.02, 0.02, 0.02, 0.02]
     diagnosis = diagnose(lines([1.0] * 8, [30.0] * 8, feature_spread=ends))
     assert [(f.kind, f.where) for f in diagnosis.findings] == [("constant", "feature")]
-    assert "what the loss compares still stands" in diagnosis.findings[0].evidence[1]
+    assert "what the loss compares has not collapsed" in diagnosis.findings[0].evidence[1]
 
 
 @pytest.mark.parametrize(
@@ -148,6 +148,15 @@ def test_a_setting_known_to_collapse_that_has_not() -> None:
     diagnosis = diagnose(lines([0.9] * 8, RANKS), setting("byol", predictor=False))
     assert diagnosis.verdict == "healthy"
     assert diagnosis.notes == ("its setting, no predictor, is known to collapse (constant); it has not so far",)
+
+
+def test_a_setting_known_to_collapse_needs_less_evidence() -> None:
+    """Half again as much of both limits: 0.28 is below 1.5 x min(0.2, 0.9 / 4) = 0.3, 7 below 1.5 x 5."""
+    spread, ranks = [0.9, 0.5, *[0.28] * 6], [50.0, 20.0, *[7.0] * 6]
+    assert diagnose(lines(spread, RANKS), setting("byol")).verdict == "healthy"
+    assert diagnose(lines(spread, RANKS), setting("byol", predictor=False)).verdict == "constant"
+    assert diagnose(lines([0.9] * 8, ranks), setting("vicreg")).verdict == "healthy"
+    assert diagnose(lines([0.9] * 8, ranks), setting("vicreg", covariance=0.0)).verdict == "dimensional"
 
 
 LOSS_AT_ONCE = [2.0, 0.5, 0.05, 0.01, 0.01, 0.01, 0.01, 0.01]

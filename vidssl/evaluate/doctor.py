@@ -9,7 +9,7 @@ directions only, the effective rank goes to 1 (Hua et al. 2021, arXiv 2105.00470
 Embeddings are what the loss compares (a projector's output), features are what the run exports; a projector can
 collapse while the encoder before it still stands.
 
-The five thresholds below are justified by `python -m vidssl.scripts.bench_doctor`. Pure Python: reading a line takes
+The six thresholds below are justified by `python -m vidssl.scripts.bench_doctor`. Pure Python: reading a line takes
 microseconds.
 """
 
@@ -27,7 +27,8 @@ SIDES: tuple[Where, ...] = ("embedding", "feature")
 
 PATIENCE = 5  # lines in a row that must agree: batches differ, and a start may stumble
 CONSTANT_SPREAD = 0.2  # unit outputs nearer together than this, having lost three quarters of the spread they once had
-DIMENSIONAL_RANK = 4.0  # directions, having lost three quarters of those they once had
+DIMENSIONAL_RANK = 5.0  # directions, having lost three quarters of those they once had
+SUSPICION = 1.5  # times both limits where the setting is known to collapse: then less evidence will do
 NEVER_SPREAD = 0.02  # unit outputs that were never further apart than this, and do not move apart
 SHRUNK = 0.05  # of the embeddings' largest scale, where terms of the loss, not a normalisation, are to hold it
 
@@ -100,6 +101,7 @@ class Doctor:
 
     def __init__(self, setting: Setting | None = None) -> None:
         self.setting = setting
+        self.limit = SUSPICION if setting is not None and setting.ablation() is not None else 1.0
         self.lines: list[Line] = []
         self.told: set[tuple[str, str]] = set()
 
@@ -110,7 +112,7 @@ class Doctor:
         self.lines.append(line)
         found = []
         for where in SIDES:
-            kind = symptom(self.lines, where)
+            kind = symptom(self.lines, where, self.limit)
             if kind is None or (where, kind) in self.told or (where, "constant") in self.told:
                 continue
             self.told.add((where, kind))
@@ -119,7 +121,8 @@ class Doctor:
 
     def _finding(self, where: Where, kind: Collapse) -> Finding:
         cause, known, reasons, advice = name_cause(self.lines, where, kind, self.setting)
-        evidence = (*_symptom_in_words(self.lines, where, kind), *_other_side(self.lines, where), *reasons)
+        words = _symptom_in_words(self.lines, where, kind, self.limit)
+        evidence = (*words, *_other_side(self.lines, where, self.limit), *reasons)
         return Finding(int(self.lines[-1]["step"]), kind, where, cause, known, evidence, advice)
 
 
@@ -143,7 +146,7 @@ def diagnose(lines: Iterable[Line], setting: Setting | None = None) -> Diagnosis
     notes = []
     if not _has(doctor.lines, "embedding_spread"):
         notes.append("the method logs no embeddings: only what it exports is judged")
-    verdict = _worst(doctor.lines) or "healthy"
+    verdict = _worst(doctor.lines, doctor.limit) or "healthy"
     if findings and verdict == "healthy":
         notes.append("the run recovered by its end")
     if verdict == "healthy" and setting is not None and (ablation := setting.ablation()) is not None:
@@ -151,17 +154,17 @@ def diagnose(lines: Iterable[Line], setting: Setting | None = None) -> Diagnosis
     return Diagnosis(verdict, findings, tuple(notes))
 
 
-def symptom(lines: Sequence[Line], where: Where) -> Collapse | None:
-    """What the last `PATIENCE` lines agree on."""
+def symptom(lines: Sequence[Line], where: Where, limit: float = 1.0) -> Collapse | None:
+    """What the last `PATIENCE` lines agree on; `limit` multiplies the thresholds."""
     spread, rank = (_series(lines, f"{where}_{name}") for name in ("spread", "rank"))
     if len(spread) < PATIENCE:
         return None
     recent, peak = spread[-PATIENCE:], max(spread)
-    if max(recent) < min(CONSTANT_SPREAD, peak / 4) or (where == "embedding" and _shrunk(lines)):
+    if max(recent) < limit * min(CONSTANT_SPREAD, peak / 4) or (where == "embedding" and _shrunk(lines)):
         return "constant"
     if peak < NEVER_SPREAD and len(spread) >= 2 * PATIENCE and recent[-1] <= spread[0]:
         return "constant"
-    if len(rank) >= PATIENCE and max(rank[-PATIENCE:]) < min(DIMENSIONAL_RANK, max(rank) / 4):
+    if len(rank) >= PATIENCE and max(rank[-PATIENCE:]) < limit * min(DIMENSIONAL_RANK, max(rank) / 4):
         return "dimensional"
     return None
 
@@ -172,36 +175,39 @@ def _shrunk(lines: Sequence[Line]) -> bool:
     return terms > 1 and len(scale) >= PATIENCE and max(scale[-PATIENCE:]) < SHRUNK * max(scale)
 
 
-def _worst(lines: Sequence[Line]) -> Collapse | None:
-    kinds = [kind for where in SIDES if (kind := symptom(lines, where)) is not None]
+def _worst(lines: Sequence[Line], limit: float) -> Collapse | None:
+    kinds = [kind for where in SIDES if (kind := symptom(lines, where, limit)) is not None]
     return "constant" if "constant" in kinds else next(iter(kinds), None)
 
 
-def _symptom_in_words(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
-    name, limit = f"{where}_rank", DIMENSIONAL_RANK
+def _symptom_in_words(lines: Sequence[Line], where: Where, kind: Collapse, limit: float) -> list[str]:
+    name, threshold = f"{where}_rank", limit * min(DIMENSIONAL_RANK, max(_series(lines, f"{where}_rank")) / 4)
     if kind == "constant":
-        name, limit = f"{where}_spread", CONSTANT_SPREAD
-        if where == "embedding" and max(_series(lines, name)[-PATIENCE:]) >= CONSTANT_SPREAD:
-            name, limit = "embedding_scale", SHRUNK * max(_series(lines, "embedding_scale"))
+        spread = _series(lines, f"{where}_spread")
+        name, threshold = f"{where}_spread", limit * min(CONSTANT_SPREAD, max(spread) / 4)
+        if max(spread) < NEVER_SPREAD:
+            threshold = NEVER_SPREAD
+        elif max(spread[-PATIENCE:]) >= threshold:
+            name, threshold = "embedding_scale", SHRUNK * max(_series(lines, "embedding_scale"))
     values = _series(lines, name)
     since, now = int(lines[-PATIENCE]["step"]), int(lines[-1]["step"])
     peak = max(range(len(values)), key=values.__getitem__)
     return [
-        f"{name} at most {max(values[-PATIENCE:]):.3g} from step {since} to {now} (limit {limit:.3g}), "
+        f"{name} at most {max(values[-PATIENCE:]):.3g} from step {since} to {now} (limit {threshold:.3g}), "
         f"{values[peak]:.3g} at step {int(lines[peak]['step'])}"
     ]
 
 
-def _other_side(lines: Sequence[Line], where: Where) -> list[str]:
+def _other_side(lines: Sequence[Line], where: Where, limit: float) -> list[str]:
     """How the encoder stands when the projector fell, and the other way round."""
     other: Where = "feature" if where == "embedding" else "embedding"
     rank, spread = (_series(lines, f"{other}_{name}") for name in ("rank", "spread"))
     if not rank or not spread:
         return []
-    stands = symptom(lines, other) is None
+    stands = symptom(lines, other, limit) is None
     subject = "the encoder before the projector" if other == "feature" else "what the loss compares"
     return [
-        f"{subject} {'still stands' if stands else 'has collapsed too'}: {other}_rank {rank[-1]:.3g} "
+        f"{subject} {'has not collapsed' if stands else 'has collapsed too'}: {other}_rank {rank[-1]:.3g} "
         f"({max(rank):.3g} at most), {other}_spread {spread[-1]:.3g} ({max(spread):.3g} at most)"
     ]
 
