@@ -30,7 +30,7 @@ def batch(clips: Tensor) -> dict[str, Tensor]:
 def blobs(clips: int = 3, frames: int = 5) -> Tensor:
     """Squares of 8x8 pixels in eight strong colours, each with a brightness of its own; they move by a tile a frame."""
     random = np.random.default_rng(0)
-    palette = random.integers(0, 2, (8, 3)) * 150 + np.arange(8)[:, None] * 12
+    palette = np.indices((2, 2, 2)).reshape(3, -1).T * 150 + np.arange(8)[:, None] * 12
     still = palette[random.integers(0, 8, (clips, 4, 4))].repeat(8, 1).repeat(8, 2)
     moving = torch.from_numpy(still.astype(np.uint8)).permute(0, 3, 1, 2)
     return torch.stack([moving.roll(4 * t, dims=-1) for t in range(frames)], dim=1)
@@ -118,7 +118,7 @@ def test_rare_colours_count_more() -> None:
     near = (-(bins[:, None] - bins).square().sum(-1) / 50).exp()
     share = seen @ (near / near.sum(1, keepdim=True))
     expected = 1 / (0.5 * share + 0.5 / len(bins))
-    torch.testing.assert_close(weight, expected / (share * expected).sum(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(weight, expected / (seen * expected).sum(), rtol=1e-4, atol=1e-5)
     assert weight[rare] > 10 * weight[grey]
 
 
@@ -184,6 +184,16 @@ def test_classes_learn_colours() -> None:
         loss.backward()
         optimizer.step()
     assert metrics["colour_error"] < 0.5 * metrics["colour_error_grey"]
+
+
+@pytest.mark.parametrize("form", ["classes", "copy"])
+def test_mixed_precision_gives_the_same_loss(form: str) -> None:
+    exact, _ = build("fine-grey", form=form).loss(batch(blobs()))
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed, _ = build("fine-grey", form=form).loss(batch(blobs()))
+        assert torch.equal(gamut_bins(), build().bins)
+    assert mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed, exact, rtol=0.01, atol=0)
 
 
 def gradient(form: str, clips: Tensor) -> dict[str, Tensor]:

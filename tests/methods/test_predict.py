@@ -116,6 +116,15 @@ def test_sizes_that_are_no_power_of_two() -> None:
     assert decoder(torch.randn(1, 2, 8, 3, 3)).shape == (1, 2, 3, 36, 44)
 
 
+def test_mixed_precision_gives_the_same_figures() -> None:
+    exact_loss, exact = build().loss(batch(drifting()))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, metrics = build().loss(batch(drifting()))
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, exact_loss, rtol=0.01, atol=0)
+    torch.testing.assert_close(metrics["ssim_copy"], exact["ssim_copy"])
+
+
 def test_refusals() -> None:
     with pytest.raises(VidsslError, match=r"clips of 7 frames are too short to predict 4 frames.*raise --frames to 8"):
         build().loss(batch(drifting(frames=7)))

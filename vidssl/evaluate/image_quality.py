@@ -34,6 +34,12 @@ def ssim(predicted: Tensor, true: Tensor) -> Tensor:
             f"ssim: pictures of {predicted.shape[-2]}x{predicted.shape[-1]} are smaller than its window of "
             f"{WINDOW}x{WINDOW}; raise --size"
         )
+    with torch.autocast(predicted.device.type, enabled=False):  # variances are small differences of large numbers
+        return _similarity(predicted, true).mean((1, 2, 3))
+
+
+def _similarity(predicted: Tensor, true: Tensor) -> Tensor:
+    """SSIM of every place, `[N,C,H-10,W-10]`."""
     rows, columns = (_windows(size, predicted) for size in predicted.shape[-2:])
 
     def local(x: Tensor) -> Tensor:
@@ -45,7 +51,7 @@ def ssim(predicted: Tensor, true: Tensor) -> Tensor:
     covariance = local(predicted * true) - mean_p * mean_t
     luminance = (2 * mean_p * mean_t + C1) / (mean_p.square() + mean_t.square() + C1)
     structure = (2 * covariance + C2) / (variance_p + variance_t + C2)
-    return (luminance * structure).mean((1, 2, 3))
+    return luminance * structure
 
 
 def _windows(size: int, like: Tensor) -> Tensor:

@@ -103,8 +103,9 @@ class Colorize(nn.Module):
         clips = self.views(batch["clips"], batch["key"])
         maps = self.encoder.maps(clips)
         told = self._head(maps)
-        colours = self._colours(clips)
-        loss, metrics = self._classes(told, colours) if self.form == "classes" else self._copied(told, colours)
+        with torch.autocast(clips.device.type, enabled=False):  # half precision is too coarse for colours and counts
+            told, colours = told.to(clips.dtype), self._colours(clips)
+            loss, metrics = self._classes(told, colours) if self.form == "classes" else self._copied(told, colours)
         return loss, metrics | health(maps.mean((-2, -1)))
 
     forward = loss
@@ -126,7 +127,7 @@ class Colorize(nn.Module):
 
     def _classes(self, logits: Tensor, colours: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Eq. 2: soft labels, rare colours weighing more. `[B,T,n,Q]` and `[B,T,n,2]`."""
-        scores = logits.flatten(0, 2).to(colours.dtype).log_softmax(1)
+        scores = logits.flatten(0, 2).log_softmax(1)
         colours, bins = colours.flatten(0, 2), self.bins.to(colours.dtype)
         far, label = torch.cdist(colours, bins).topk(NEIGHBOURS, largest=False)
         share = (-far.square() / (2 * SIGMA**2)).softmax(1)
@@ -149,9 +150,9 @@ class Colorize(nn.Module):
     def weights(self) -> Tensor:
         """How much a tile of each class counts, `[Q]`; 1 on average over the colours seen so far (eq. 4)."""
         near = (-torch.cdist(self.bins, self.bins).square() / (2 * SIGMA**2)).softmax(1)
-        share = (self.counts / self.counts.sum().clamp_min(1)) @ near.to(self.counts.dtype)
-        weight = 1 / ((1 - self.uniform) * share + self.uniform / len(share))
-        return weight / (share * weight).sum()
+        seen = self.counts / self.counts.sum().clamp_min(1)
+        weight = 1 / ((1 - self.uniform) * (seen @ near.to(seen.dtype)) + self.uniform / len(seen))
+        return weight / (seen * weight).sum()
 
     def _copied(self, embeddings: Tensor, colours: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Vondrick et al., eq. 1 to 3, every frame from the R-th on as a target. `[B,T,n,E]` and `[B,T,n,2]`."""
@@ -170,7 +171,7 @@ class Colorize(nn.Module):
             copied.append(pointed @ chosen[:, t - back : t].flatten(1, 2))
         probability = torch.stack(copied, dim=1)  # [B,T-R,n,K]
         target = label[:, back:]
-        loss = -(probability.gather(-1, target[..., None]).to(colours.dtype) + RARE).log().mean()
+        loss = -(probability.gather(-1, target[..., None]) + RARE).log().mean()
         return loss, {
             "accuracy": (probability.argmax(-1) == target).float().mean(),
             "accuracy_still": (label[:, back - 1 : -1] == target).float().mean(),  # of the same tile a frame before

@@ -16,7 +16,9 @@ def lab(rgb: Tensor) -> Tensor:
     """sRGB `[...,3,H,W]` in [0, 1] -> CIE Lab of the same shape: L in [0, 100], a and b about -110 to 110."""
     linear = torch.where(rgb > 0.04045, ((rgb.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4, rgb / 12.92)
     matrix = rgb.new_tensor(_XYZ)
-    x, y, z = torch.einsum("ij,...jhw->...ihw", matrix / matrix.sum(1, keepdim=True), linear).unbind(-3)
+    matrix = matrix / matrix.sum(1, keepdim=True)  # white is (1, 1, 1)
+    # A sum, not a product of matrices, which autocast would round to half precision.
+    x, y, z = (matrix[:, :, None, None] * linear.unsqueeze(-4)).sum(-3).unbind(-3)
 
     def f(t: Tensor) -> Tensor:
         return torch.where(t > (6 / 29) ** 3, t.clamp_min(1e-3) ** (1 / 3), t / (3 * (6 / 29) ** 2) + 4 / 29)
