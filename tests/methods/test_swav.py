@@ -67,6 +67,15 @@ def test_equipartition_spreads_what_a_softmax_gives_to_one() -> None:
     assert (shares[True] - 1 / 3).abs().max() < 0.05
 
 
+def test_prototypes_are_frozen_at_first() -> None:
+    """By a gradient of zero: with none, DDP would wait for it."""
+    for progress, frozen in ((0.1, True), (0.25, False)):
+        method = build("swav", freeze=0.2)
+        method.loss(batch() | {"progress": torch.tensor(progress)})[0].backward()
+        assert bool(method.prototypes.weight.grad.any()) is not frozen
+        assert method.projector[0].weight.grad.any()
+
+
 def test_mixed_precision_assigns_in_float32() -> None:
     data = batch()
     with torch.autocast("cpu", torch.bfloat16):
@@ -83,5 +92,8 @@ def test_refusals() -> None:
             build("swav", **options)
     with pytest.raises(VidsslError, match="positives: got 1; SwAV compares 2 views"):
         build("swav", positives=1)
+    for options in ({"queue": -1}, {"freeze": 1.5}):
+        with pytest.raises(VidsslError, match="queue is 0 or more, freeze in"):
+            build("swav", **options)
     with pytest.raises(VidsslError, match="prototypes: got 1; a choice needs 2 or more"):
         build("swav", prototypes=1)

@@ -26,6 +26,7 @@ class Prototypes(nn.Module):
         """The prototypes `[K, E]`, of length 1."""
         return F.normalize(self.weight, dim=1)
 
-    def forward(self, embeddings: Tensor) -> Tensor:
-        """Cosines."""
-        return F.linear(F.normalize(embeddings, dim=1), self.unit())
+    def forward(self, embeddings: Tensor, frozen: bool = False) -> Tensor:
+        """Cosines; frozen prototypes get a gradient of zero, not none: DDP waits for everyone's."""
+        unit = self.unit()
+        return F.linear(F.normalize(embeddings, dim=1), unit.detach() + 0 * unit if frozen else unit)
