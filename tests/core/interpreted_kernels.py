@@ -30,7 +30,7 @@ NOTICE = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:User
 
 @pytest.fixture(autouse=True, scope="module")
 def bfloat16() -> Iterator[None]:
-    """The interpreter keeps bfloat16 as its 16 bits: multiplies those as integers, and rounds by cutting off the rest."""
+    """The interpreter keeps bfloat16 as its 16 bits: it multiplies those as integers and rounds by cutting off."""
     assert triton_tiles.INTERPRETED
     builder = interpreter.InterpreterBuilder
     product, cast = builder.create_dot, builder.cast_impl

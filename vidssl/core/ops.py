@@ -318,7 +318,7 @@ def _weights(weight: Tensor, temperature: Tensor, dtype: torch.dtype) -> tuple[T
     is cancelled whole by the positives' own term.
     """
     size = weight.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
-    return (weight / size).to(dtype).float(), size / temperature
+    return (weight / size).to(dtype).float(), (size / temperature).float()  # the temperature may be float64
 
 
 def _dense(weight: Tensor, size: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ PEAK = 2.0**14  # the sum of two probabilities times this is below float16's 65,
 @triton.jit
 def log2_scale(tau):
     """What turns dot products into scores in units of log 2: log2(e) / τ."""
-    return (1.4426950408889634 / tau).to(tl.float32)
+    return (1.4426950408889634 / tau.to(tl.float64)).to(tl.float32)
 
 
 @triton.jit

@@ -80,7 +80,7 @@ def launch(kernel: Any, count: int, fixed: bool, *args: Any, **constants: Any) -
     with on_device(features):
         if fixed or len(options) == 1:
             return run(options[0])
-        form = (kernel.fn.__name__, count.bit_length(), features.device, features.dtype, *constants.values())
+        form = (kernel.fn.__name__, min(count.bit_length(), 17), features.device, features.dtype, *constants.values())
         if form not in _fastest and torch.cuda.is_current_stream_capturing():
             return run(options[0])
         if form not in _fastest:
