@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, of R, G, B
-NUMBERS = 5  # of a cell, see `cells`
+NUMBERS = 3  # of a cell, see `cells`
 SIDE = 64  # pixels: frames are shrunk to it for the search, 0.3 ms a pair
 
 
@@ -46,18 +46,14 @@ def dis_flow(clips: Tensor) -> Tensor:
 
 
 def cells(flow: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Means over the cells of a grid: flow `[B,T,2,H,W]` -> `[B,T,5,*grid]`, in pixels.
+    """Means over the cells of a grid: flow `[B,T,2,H,W]` -> `[B,T,3,*grid]`: x, y and length, in pixels.
 
-    Of a flow (x, y) of length r at angle a: x, y, r, r cos 2a, r sin 2a. Motions to all sides cancel in the mean of x
-    and y, but not in that of r. The last two are the axis along which things move, alike for both directions: all that
-    can be told from the change between two frames alone, which a bright thing moving left and a dark one moving right
-    may share.
+    The length is averaged by itself: motions to all sides cancel in the mean of x and y, but not in that of lengths.
+    And it can be told from the change between two frames alone, where the direction often can't: a bright thing that
+    moves left and a dark one that moves right may change them alike.
     """
-    x, y = flow.unbind(2)
-    length = torch.linalg.vector_norm(flow, dim=2)
-    over = length.clamp_min(1e-6)
-    numbers = torch.stack([x, y, length, (x.square() - y.square()) / over, 2 * x * y / over], dim=2)
-    return F.adaptive_avg_pool2d(numbers.flatten(0, 1), grid).unflatten(0, flow.shape[:2])
+    whole = torch.cat([flow, torch.linalg.vector_norm(flow, dim=2, keepdim=True)], dim=2)
+    return F.adaptive_avg_pool2d(whole.flatten(0, 1), grid).unflatten(0, flow.shape[:2])
 
 
 def by_time(flow: Tensor, times: int) -> tuple[Tensor, Tensor]:

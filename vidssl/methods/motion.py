@@ -10,7 +10,7 @@ Walker, Gupta, Hebert 2015, "Dense Optical Flow Prediction from a Static Image",
                                        the flow into this frame and the `ahead` next ones
 
 B clips, T frames, T' times of the encoder, D feature dim, D' channels of the map, K = ahead + 1 flows, g x g' cells
-of 5 numbers: direction, speed, axis.
+of 3 numbers: x, y, length.
 """
 
 from typing import Any, ClassVar
@@ -116,7 +116,7 @@ class Motion(nn.Module):
 
 
 def compare(guess: Tensor, flow: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Predictions `[B,T',K,5,g,g']` of flow `[B,T-1,2,H,W]` into the frames of each time and the K - 1 next.
+    """Predictions `[B,T',K,3,g,g']` of flow `[B,T-1,2,H,W]` into the frames of each time and the K - 1 next.
 
     Returns:
         The Huber loss in units of the flow's root mean square over the batches of all ranks; and, in pixels and of the
