@@ -26,8 +26,7 @@ from vidssl.evaluate.intervals import wilson
 from vidssl.methods import METHODS
 from vidssl.scripts.doctor_cases import Case, train_case
 
-CONSTANT, DIMENSIONAL = 1 / 4, 1 / 3  # of the spread of the untrained network or the twin, of the twin's rank
-SHRUNK = 1 / 20  # of the scale of the untrained network or the twin
+CONSTANT, DIMENSIONAL = 1 / 4, 1 / 3  # of spread and scale of the untrained network or the twin; of the twin's rank
 FEWEST = 4.0  # directions; a run with no twin to compare with has collapsed below
 FRAME_ENCODERS = ("small", "small-motion", "small-both")  # a method that takes one of them by default takes any
 
@@ -100,8 +99,8 @@ class Judged:
         case: the training.
         meant: the cause it was broken by, None for a healthy one.
         true: `"constant"`, `"dimensional"` or None.
-        said: kind of its last finding with the configuration visible, None for no finding.
-        cause, blind_cause: of that finding; with the configuration hidden.
+        said, cause: of its last finding with the configuration visible, None for no finding.
+        blind_said, blind_cause: the same with the configuration hidden.
     """
 
     case: Case
@@ -109,6 +108,7 @@ class Judged:
     true: str | None
     said: str | None
     cause: str | None
+    blind_said: str | None
     blind_cause: str | None
 
 
@@ -131,6 +131,7 @@ def judge(config: Config) -> list[Judged]:
                 truth(result, twin if case.broken else None),
                 seen[-1].kind if seen else None,
                 seen[-1].cause if seen else None,
+                blind[-1].kind if blind else None,
                 blind[-1].cause if blind else None,
             )
         )
@@ -147,7 +148,7 @@ def truth(result: dict[str, Any], twin: dict[str, Any] | None) -> str | None:
     """Whether the run collapsed, by held-out clips: what the loss compares or, without such, what is exported.
 
     Constant: it scatters less than a quarter as far as the untrained network did, or the twin does; or, where terms of
-    the loss are to hold the scale, has less than a twentieth of it. Dimensional: its RankMe is less than a third of the
+    the loss are to hold the scale, has less than a quarter of it. Dimensional: its RankMe is less than a third of the
     twin's, or below four directions.
     """
     after, before = result["after"], result["before"]
@@ -157,50 +158,56 @@ def truth(result: dict[str, Any], twin: dict[str, Any] | None) -> str | None:
     if after[scatter] < CONSTANT * max(peer[scatter] for peer in peers):
         return "constant"
     terms = sum(name.startswith("share_") for name in result["lines"][0])
-    if terms > 1 and scale in after and after[scale] < SHRUNK * max(peer[scale] for peer in peers):
+    if terms > 1 and scale in after and after[scale] < CONSTANT * max(peer[scale] for peer in peers):
         return "constant"
     fallen = twin is not None and after[rank] < DIMENSIONAL * twin["after"][rank]
     return "dimensional" if fallen or after[rank] < FEWEST < DIMENSIONAL * before[rank] else None
 
 
 def table(judged: list[Judged]) -> list[str]:
-    """A line a method, and the sums."""
-    lines = ["| method | runs | collapsed | found | false alarms | kind right | cause: settings seen | numbers alone |"]
-    lines.append("|---|---|---|---|---|---|---|---|")
+    """A line a method, and the sums; "x / y" is with the settings seen / by the numbers alone."""
+    lines = ["| method | runs | collapsed | found | false alarms | kind right | cause right |", "|---" * 7 + "|"]
     for name in (*sorted({row.case.method for row in judged}), ""):
         rows = [row for row in judged if not name or row.case.method == name]
-        fell = [row for row in rows if row.true]
-        found = [row for row in fell if row.said]
-        false = [row for row in rows if row.said and not row.true]
-        caused = [row for row in found if row.meant]
-        right = sum(row.said == row.true for row in found)
-        seen, blind = (sum(getattr(row, c) == row.meant for row in caused) for c in ("cause", "blind_cause"))
-        lines.append(
-            f"| {name or '**all**'} | {len(rows)} | {len(fell)} | {len(found)} | {len(false)} | {right}/{len(found)} | "
-            f"{seen}/{len(caused)} | {blind}/{len(caused)} |"
-        )
+        both = [_counts(rows, "said", "cause"), _counts(rows, "blind_said", "blind_cause")]
+        cells = [f"{seen} / {blind}" for seen, blind in zip(*both, strict=True)]
+        fell = sum(row.true is not None for row in rows)
+        lines.append(f"| {name or '**all**'} | {len(rows)} | {fell} | {' | '.join(cells)} |")
     return lines
+
+
+def _counts(rows: list[Judged], said: str, cause: str) -> list[str]:
+    """Collapses found, false alarms, kinds that are right of those found, causes that are right of those known."""
+    found = [row for row in rows if row.true and getattr(row, said)]
+    false = sum(row.true is None and getattr(row, said) is not None for row in rows)
+    kinds = sum(getattr(row, said) == row.true for row in found)
+    known = [row for row in found if row.meant]
+    causes = sum(getattr(row, cause) == row.meant for row in known)
+    return [f"{len(found)}", f"{false}", f"{kinds} of {len(found)}", f"{causes} of {len(known)}"]
 
 
 def summary(judged: list[Judged]) -> list[str]:
     """Precision and recall with Wilson's 95 % intervals; then every run that is not as meant or not as said."""
-    found = [row for row in judged if row.said]
-    fell = [row for row in judged if row.true]
-    both = [row for row in judged if row.said and row.true]
     lines = []
-    for what, part, whole in (("precision", both, found), ("recall", both, fell)):
-        if whole:
-            low, high = wilson(len(part), len(whole))
-            lines.append(f"{what} {len(part)}/{len(whole)} = {len(part) / len(whole):.2f} ({low:.2f} to {high:.2f})")
-    for kind in ("constant", "dimensional"):
-        said, true = (sum(getattr(row, which) == kind for row in judged) for which in ("said", "true"))
-        agreed = sum(row.said == row.true == kind for row in judged)
-        lines.append(f"{kind}: {agreed} of {said} said are right, {agreed} of {true} true are found")
+    fell = [row for row in judged if row.true]
+    for way, said in (("settings seen", "said"), ("numbers alone", "blind_said")):
+        alarms = [row for row in judged if getattr(row, said)]
+        right = sum(row.true is not None for row in alarms)
+        for what, whole in (("precision", len(alarms)), ("recall", len(fell))):
+            if whole:
+                low, high = wilson(right, whole)
+                lines.append(f"{way}: {what} {right}/{whole} = {right / whole:.2f} ({low:.2f} to {high:.2f})")
+        for kind in ("constant", "dimensional"):
+            agreed = sum(getattr(row, said) == row.true == kind for row in judged)
+            told, true = (sum(getattr(row, which) == kind for row in judged) for which in (said, "true"))
+            lines.append(f"{way}: {kind}: {agreed} of {told} said are right, {agreed} of {true} true are found")
     notes = {
         "broken, and stands": [row for row in judged if row.case.broken and not row.true],
         "at its defaults, and fell": [row for row in judged if not row.case.broken and row.true],
-        "missed": [row for row in fell if not row.said],
-        "false alarm": [row for row in found if not row.true],
+        "missed, settings seen": [row for row in fell if not row.said],
+        "false alarm, settings seen": [row for row in judged if row.said and not row.true],
+        "missed, numbers alone": [row for row in fell if not row.blind_said],
+        "false alarm, numbers alone": [row for row in judged if row.blind_said and not row.true],
     }
     return lines + [f"{what}: {row.case.name}" for what, rows in notes.items() for row in rows]
 

@@ -83,11 +83,11 @@ def test_a_finding_is_told_once_and_a_recovery_noted() -> None:
 
 def test_embeddings_that_shrink_where_terms_are_to_hold_them() -> None:
     """A squared distance is least at nothing: directions still differ there. A cosine does not care."""
-    scale = [1.0, 0.5, 0.04, 0.03, 0.02, 0.01, 0.01, 0.01]  # below a twentieth of 1 from the third line on
+    scale = [1.0, 0.5, 0.04, 0.03, 0.02, 0.01, 0.01, 0.01]  # below a fifth of 1 from the third line on
     shares = {"share_variance": 0.0, "share_invariance": 1.0}
     diagnosis = diagnose(lines([0.6] * 8, RANKS, embedding_scale=scale, **shares))
     assert [(f.step, f.kind, f.cause) for f in diagnosis.findings] == [(70, "constant", "term-balance")]
-    expected = "embedding_scale at most 0.04 from step 30 to 70 (limit 0.05), 1 at step 10"
+    expected = "embedding_scale at most 0.04 from step 30 to 70 (limit 0.2), 1 at step 10"
     assert diagnosis.findings[0].evidence[0] == expected
     assert diagnose(lines([0.6] * 8, RANKS, embedding_scale=scale)).verdict == "healthy"
 
