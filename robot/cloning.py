@@ -162,7 +162,9 @@ def clone_pixels(
             window = torch.maximum(window, demos.first[rows][:, None])
             frames = torch.from_numpy(demos.frames[window.numpy()])
             features = encoder(untrained._prepared(frames))
-            features = (context(features) if context else features)[:, -1]
+            if context:
+                features = context(features)
+            features = features[:, -1] if untrained.window is None else features.mean(1)  # what a stream gives
             return head(torch.cat([features, demos.proprio[rows]], dim=1))
 
         if minutes is not None:
@@ -177,7 +179,7 @@ def encode_episodes(extractor: FeatureExtractor, demos: Demonstrations) -> Tenso
     """Features float32 [n,D] of all frames, every episode encoded as a stream of its own."""
     starts = torch.unique(demos.first).tolist()
     ends = [*starts[1:], len(demos.first)]
-    episodes = [extractor(demos.frames[start:end]).cpu() for start, end in zip(starts, ends, strict=True)]
+    episodes = [extractor.per_frame(demos.frames[start:end]).cpu() for start, end in zip(starts, ends, strict=True)]
     return torch.cat(episodes)
 
 

@@ -172,7 +172,7 @@ def encode(extractor: "FeatureExtractor", parts: "Iterable[np.ndarray | Failure]
             yield torch.stack([extractor.step(frame) for frame in part]).cpu()
         else:
             frames = np.concatenate([before, part])
-            yield extractor(frames)[len(before) :].cpu()
+            yield extractor.per_frame(frames)[len(before) :].cpu()
             before = frames[len(frames) - min(past, len(frames)) :]
 
 

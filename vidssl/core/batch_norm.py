@@ -6,6 +6,8 @@ leans on batch norm then learns something else on two processes than on one.
 n rows of this rank, C channels, S the remaining axes (pixels, times) as one.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -64,9 +66,10 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def convert_batch_norm(module: nn.Module) -> nn.Module:
-    """The same module with every batch norm of torch replaced by `BatchNorm`, in place; weights and names are kept."""
+    """The same module with every batch norm of torch itself replaced by `BatchNorm`, in place; keeps weights and names."""
+    child: Any
     for name, child in module.named_children():
-        if isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, BatchNorm):
+        if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):  # a subclass may do more than that
             ours = BatchNorm(child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)
             ours.load_state_dict(child.state_dict())
             setattr(module, name, ours)

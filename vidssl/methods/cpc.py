@@ -120,6 +120,11 @@ class CPC(nn.Module):
     def _contrast(self, z: Tensor, c: Tensor, video: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         clips, frames, _ = z.shape
         steps = len(self.predictors)
+        if frames < steps + 2:  # a clip encoder gives fewer times than the clip has frames
+            raise VidsslError(
+                f"the encoder gives {frames} features a clip, too few to predict {steps} ahead: raise --frames, lower "
+                "the method's steps, or choose a frame encoder"
+            )
         times = torch.arange(1, frames - steps, device=z.device)  # c_0 has seen a single frame: no motion yet
         anchors = c[:, 1 : frames - steps]
         query = torch.stack([predict(anchors) for predict in self.predictors]).flatten(0, 2)  # [K*B*A, D]
