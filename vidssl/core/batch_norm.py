@@ -66,7 +66,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def convert_batch_norm(module: nn.Module) -> nn.Module:
-    """The same module with every batch norm of torch itself replaced by `BatchNorm`, in place; keeps weights and names."""
+    """The module, every batch norm of torch itself in it replaced by `BatchNorm`, in place; keeps weights and names."""
     child: Any
     for name, child in module.named_children():
         if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):  # a subclass may do more than that
