@@ -36,7 +36,7 @@ from vidssl.views import Views, plain
 PAST, SIZE, TILE = 10, 64, 4
 TEST_SEED = 1_000_003
 Form = Literal["simvp", "recurrent"]
-FORMS: dict[Form, dict[str, int]] = {"simvp": {"width": 128, "depth": 4}, "recurrent": {"width": 64, "depth": 2}}
+FORMS: dict[Form, dict[str, int]] = {"simvp": {"width": 128, "depth": 5}, "recurrent": {"width": 64, "depth": 2}}
 
 
 @dataclass

@@ -130,7 +130,7 @@ def test_refusals() -> None:
         build().loss(batch(drifting(frames=7)))
     with pytest.raises(VidsslError, match="form: got 'gan'; choose from simvp, recurrent"):
         build(form="gan")
-    with pytest.raises(VidsslError, match="give 1 or more of each, and a skip of 0 to past"):
+    with pytest.raises(VidsslError, match="a width that is a multiple of 8, and a skip of 0 to past"):
         build(skip=5)
     with pytest.raises(VidsslError, match="layers that this encoder has behind it would stay untrained"):
         build("control")
