@@ -17,7 +17,8 @@ HALF = [torch.bfloat16, torch.float16]
 
 
 def test_kernels_in_the_interpreter() -> None:
-    pytest.importorskip("triton")
+    if pytest.importorskip("triton").__version__.startswith("3.6."):
+        pytest.skip("the interpreter of Triton 3.6 fails with NumPy of 2026 (turns arrays of one element into numbers)")
     tests = Path(__file__).with_name("interpreted_kernels.py")
     command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", str(tests)]
     run = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
