@@ -82,6 +82,18 @@ def test_loss_falls(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
+def test_mixed_precision_gives_nearly_the_same_loss(name: str) -> None:
+    """Networks in bf16, losses and statistics in float32: W-MSE's inverse of a small covariance differs most."""
+    data = batch(clips=6)
+    whole = build(name).loss(data)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = build(name).loss(data)[0]
+    assert mixed.dtype == torch.float32
+    assert abs(float(mixed.detach() - whole.detach())) < 0.05 * abs(float(whole.detach())) + 1e-3
+    mixed.backward()
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_give_the_gradient_of_one_process(name: str, world: int) -> None:
     whole = gradient(name, 0, 1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidssl.core.ema import cosine_momentum, ema_, target_of
+from vidssl.core.moments import wide
 from vidssl.core.monitor import health
 from vidssl.errors import VidsslError
 from vidssl.methods.ablation import Ablation
@@ -89,7 +90,7 @@ class BYOL(nn.Module):
             with torch.no_grad():
                 targets = self.target_projector(clip_feature(self.target_encoder, views))
         swapped = targets.roll(clips, 0)  # view 0 predicts view 1 and the other way round
-        loss = 2 - 2 * F.cosine_similarity(predictions, swapped, dim=1).mean()
+        loss = 2 - 2 * F.cosine_similarity(wide(predictions), wide(swapped), dim=1).mean()
         return loss, health(features, embeddings) | {"momentum": loss.new_tensor(self.momentum)}
 
     forward = loss

@@ -55,7 +55,8 @@ class DINO(nn.Module):
 
     default_encoder: ClassVar[str] = "small-motion"
     ablations: ClassVar[tuple[Ablation, ...]] = (
-        Ablation("no centring", {"centre": False}, "constant", "centring"),
+        # Without batch norm too, which centres the head's layers by itself.
+        Ablation("no centring", {"centre": False, "batch_norm": False}, "constant", "centring"),
         Ablation("no sharpening", {"teacher_temperature": 1.0, "warmup_temperature": 1.0}, "constant", "temperature"),
     )
     output = "encoder"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidssl.core import gather, gather_ints, info_nce, world
+from vidssl.core.moments import exact, wide
 from vidssl.core.monitor import health
 from vidssl.errors import VidsslError, unknown_name
 from vidssl.methods.ablation import Ablation
@@ -100,7 +101,7 @@ class EBM(nn.Module):
         x, y = self._windows(batch["clips"], batch["key"])
         features = clip_feature(self.encoder, torch.cat([x, y]))
         h_x, h_y = features.chunk(2)
-        predicted, embedded = self.energy.predict(h_x), self.energy.embed(h_y)
+        predicted, embedded = wide(self.energy.predict(h_x)), wide(self.energy.embed(h_y))
         own = 1 - F.cosine_similarity(predicted, embedded, dim=1)
         loss, other = own.mean(), None
         if self.contrast:
@@ -126,7 +127,8 @@ class EBM(nn.Module):
         own = rank * len(x) + torch.arange(len(x), device=x.device)
         y, videos = gather(y), gather_ints(video)
         exclude = excluded(self.negatives, video, videos)
-        energies = 1 - x @ y.T  # [B, N]: a batch of clips is few
+        with exact(x):
+            energies = 1 - x @ y.T  # [B, N]: a batch of clips is few
         false = torch.ones_like(energies, dtype=torch.bool) if not exclude else video[:, None] != videos
         false[torch.arange(len(x), device=x.device), own] = False
         mean_false = energies.detach()[false].mean()

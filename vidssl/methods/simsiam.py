@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidssl.core.moments import wide
 from vidssl.core.monitor import health
 from vidssl.methods.ablation import Ablation
 from vidssl.methods.clip_views import ClipViews
@@ -34,8 +35,9 @@ class SimSiam(nn.Module):
 
     default_encoder: ClassVar[str] = "small-motion"
     ablations: ClassVar[tuple[Ablation, ...]] = (
-        Ablation("no predictor", {"predictor": False}, "constant", "predictor"),
-        Ablation("no stop-gradient", {"stop_gradient": False}, "constant", "stop-gradient"),
+        # The batch norm behind the projector holds every dim's variance: what is left collapses to a few directions.
+        Ablation("no predictor", {"predictor": False}, "dimensional", "predictor"),
+        Ablation("no stop-gradient", {"stop_gradient": False}, "dimensional", "stop-gradient"),
     )
     output = "encoder"
     context = None
@@ -73,7 +75,7 @@ class SimSiam(nn.Module):
         embeddings = self.projector(features)
         targets = embeddings.detach() if self.stop_gradient else embeddings
         swapped = targets.roll(clips, 0)  # view 0 predicts view 1 and the other way round
-        loss = -F.cosine_similarity(self.predictor(embeddings), swapped, dim=1).mean()
+        loss = -F.cosine_similarity(wide(self.predictor(embeddings)), wide(swapped), dim=1).mean()
         return loss, health(features, embeddings)
 
     forward = loss
