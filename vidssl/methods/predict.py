@@ -40,7 +40,7 @@ class Predict(nn.Module):
         views: augmentation, the same for all frames of a clip.
         form: `"simvp"` or `"recurrent"`.
         past, future: P and K. A longer clip gives a window of P + K frames, drawn by its key.
-        width: E (Shi et al. have layers of 128, 64 and 64 on Moving MNIST, section 4.1; far larger models are usual now).
+        width: E (Shi et al. have layers of 128, 64 and 64 on Moving MNIST, section 4.1).
         depth: blocks or recurrent layers of the translator.
         skip: last frames of the past that the decoder sees at full size; 0 draws all from the map.
     """
