@@ -231,13 +231,16 @@ def show(config: Config, seconds: dict[str, list[float]]) -> None:
         for kind in ("network", "lightly fp32", "lightly bf16")
         if any(name.startswith(kind) for name in seconds)
     }
-    print(f"{'':24}{'images/s':>10}" + "".join(f"   over {name}" for name in fastest.values()))
+    print(
+        f"{'':24}{'images/s':>10}"
+        + "".join(f"{'over ' + name:>26}" if len(name) < 19 else f"   over {name}" for name in fastest.values())
+    )
     for name, taken in seconds.items():
         line = f"{name:24}{config.batch_size / statistics.median(taken):10.1f}"
         for other in fastest.values():
             ratios = [theirs / mine for mine, theirs in zip(taken, seconds[other], strict=True)]
             told = f"{statistics.median(ratios):.3f} ({min(ratios):.2f} to {max(ratios):.2f})"
-            line += f"{told:>{len(other) + 8}}"
+            line += f"{told:>{max(len(other) + 8, 26)}}"
         print(line)
 
 
