@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import vidssl
 from vidssl.checkpoint import write_config, write_model
 from vidssl.methods.heads import EnergyHead
-from vidssl.methods.simclr import nt_xent
+from vidssl.methods.simclr import among_all_views
 from vidssl.train import exported
 
 
@@ -35,7 +35,7 @@ def test_nt_xent_against_scores_written_out(negatives: str) -> None:
         allowed = torch.ones(6, dtype=torch.bool) if negatives == "both" else video != video[i]
         allowed[i] = False
         expected.append(softmax_loss(z @ z[i] / 0.5, (i + 3) % 6, allowed))
-    torch.testing.assert_close(nt_xent(z, video, 2, 0.5, negatives), torch.stack(expected).mean())
+    torch.testing.assert_close(among_all_views(z, video, 2, 0.5, negatives), torch.stack(expected).mean())
 
 
 def test_nt_xent_of_three_views_has_two_positives() -> None:
@@ -47,7 +47,7 @@ def test_nt_xent_of_three_views_has_two_positives() -> None:
         positives = [j for j in range(6) if j != i and j % 2 == i % 2]
         assert len(positives) == 2
         expected.append(scores[others].logsumexp(0) - scores[positives].mean())
-    torch.testing.assert_close(nt_xent(z, video, 3, 1.0, "other-videos"), torch.stack(expected).mean())
+    torch.testing.assert_close(among_all_views(z, video, 3, 1.0, "other-videos"), torch.stack(expected).mean())
 
 
 def test_moco_against_scores_written_out() -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidssl.core import Exclude, gather, gather_ints, info_nce, world
+from vidssl.core import Exclude, gather, gather_ints, info_nce, nt_xent, world
 from vidssl.core.monitor import health
 from vidssl.errors import VidsslError
 from vidssl.methods.ablation import Ablation
@@ -83,14 +83,15 @@ class SimCLR(nn.Module):
         features = clip_feature(self.encoder, views)
         embeddings = self.projector(features)
         video = batch["video"].repeat(self.clip_views.count)
-        loss = nt_xent(F.normalize(embeddings, dim=1), video, self.clip_views.count, self.temperature, self.negatives)
+        z = F.normalize(embeddings, dim=1)
+        loss = among_all_views(z, video, self.clip_views.count, self.temperature, self.negatives)
         return loss, health(features, embeddings)
 
     forward = loss
 
 
-def nt_xent(z: Tensor, video: Tensor, views: int, temperature: float, negatives: str) -> Tensor:
-    """InfoNCE of every view among all views of all clips of all ranks but itself; positives: its clip's other views.
+def among_all_views(z: Tensor, video: Tensor, views: int, temperature: float, negatives: str) -> Tensor:
+    """NT-Xent: InfoNCE of every view among all views of all clips of all ranks but itself; positives: its clip's other views.
 
     Args:
         z: unit embeddings `[V*B, E]` of this rank, all clips of view 0 first.
@@ -105,6 +106,8 @@ def nt_xent(z: Tensor, video: Tensor, views: int, temperature: float, negatives:
         raise VidsslError("a batch of one clip has no negatives: raise --batch-size to 2 or more")
     here = rank * rows + torch.arange(rows, device=z.device)
     others = torch.stack([here.view(views, clips).roll(-shift, 0).flatten() for shift in range(1, views)], dim=1)
+    if size == 1:  # scores among themselves are symmetric, which halves the work on a GPU
+        return nt_xent(z, others, temperature, exclude=excluded(negatives, video, video))
     itself = Exclude(here, torch.arange(size * rows, device=z.device), "equal")
     exclude = [itself, *excluded(negatives, video, gather_ints(video))]
     return info_nce(z, gather(z), others, temperature, exclude=exclude)
