@@ -91,7 +91,7 @@ class SimCLR(nn.Module):
 
 
 def among_all_views(z: Tensor, video: Tensor, views: int, temperature: float, negatives: str) -> Tensor:
-    """NT-Xent: InfoNCE of every view among all views of all clips of all ranks but itself; positives: its clip's other views.
+    """NT-Xent: every view among all views of all clips of all ranks but itself; positives: its clip's other views.
 
     Args:
         z: unit embeddings `[V*B, E]` of this rank, all clips of view 0 first.
