@@ -2,13 +2,21 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vidssl.datasets.files import VideoFile
 from vidssl.datasets.packets import VideoIndex
+from vidssl.datasets.quarantine import Quarantine
 from vidssl.datasets.video import VideoReader
 from vidssl.datasets.workers import Failure, WorkerPool
 from vidssl.errors import VidsslError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vidssl.features import FeatureExtractor
 
 Task = tuple[Path, VideoIndex, Sequence[int]]  # a file, its index, frame numbers
 
@@ -51,3 +59,52 @@ def _here(task: Task, size: tuple[int, int]) -> np.ndarray | Failure:
         return read_frames(*task, size)
     except VidsslError as error:
         return Failure(str(error))
+
+
+def read_windows(
+    videos: Sequence[VideoFile],
+    extractor: "FeatureExtractor",
+    frames: int,
+    windows: int,
+    quarantine: Quarantine,
+    *,
+    workers: int,
+    deadline: float,
+) -> "Iterator[tuple[int, Tensor]]":
+    """Windows spread over every video, cut as the run's clips were, at the run's frame size.
+
+    Args:
+        videos: what to read.
+        extractor: of the run, for its size and rate.
+        frames: T frames a window.
+        windows: W windows a video.
+        quarantine: takes the videos that can't be read, and ends it when they are too many.
+        workers, deadline: see `decode`.
+
+    Yields:
+        the video's number and its windows, uint8 [W,T,H,W',3], in order; unreadable videos are left out.
+    """
+    import torch
+
+    from vidssl.datasets.scan import progress_bar, scan_videos
+    from vidssl.evaluate.windows import spread_windows, training_stride
+
+    indices = scan_videos(videos, quarantine, workers=workers, deadline=deadline)
+    found = [number for number, video in enumerate(videos) if video.name in indices]
+    plans = []
+    for number in found:
+        times = indices[videos[number].name].times
+        plans.append(spread_windows(len(times), frames, training_stride(extractor.config, times), windows))
+    tasks = [
+        (videos[number].path, indices[videos[number].name], np.unique(plan).tolist())
+        for number, plan in zip(found, plans, strict=True)
+    ]
+    with progress_bar("encoding videos", len(tasks), True) as advance:
+        decoded = decode(tasks, extractor.image_size, workers, deadline)
+        for number, plan, read in zip(found, plans, decoded, strict=True):
+            if isinstance(read, Failure):
+                quarantine.add(videos[number].name, read.reason)
+            else:
+                yield number, torch.from_numpy(read[np.searchsorted(np.unique(plan), plan)])
+            advance()
+    quarantine.check(len(videos))

@@ -224,39 +224,23 @@ def make_arms(extractor: "FeatureExtractor", random_encoders: int) -> "list[Arm]
 
 def fill(arms: "list[Arm]", task: Task, extractor: "FeatureExtractor", config: Config) -> tuple[Task, dict[str, str]]:
     """Decode every video once and show it to every arm: the task on the readable videos, and why the others failed."""
-    import torch
-
     from vidssl.datasets.quarantine import Quarantine
-    from vidssl.datasets.scan import progress_bar, scan_videos
-    from vidssl.datasets.workers import Failure
-    from vidssl.evaluate.windows import spread_windows, training_stride
-    from vidssl.scripts.decoding import decode
+    from vidssl.scripts.decoding import read_windows
 
     quarantine = Quarantine(max_failed=config.max_failed)
-    indices = scan_videos(task.videos, quarantine, workers=config.workers, deadline=config.deadline)
-    found = [number for number, video in enumerate(task.videos) if video.name in indices]
-    plans = []
-    frames = clip_frames(extractor, config)
-    for number in found:
-        times = indices[task.videos[number].name].times
-        plans.append(spread_windows(len(times), frames, training_stride(extractor.config, times), config.windows))
-    tasks = [
-        (task.videos[number].path, indices[task.videos[number].name], np.unique(plan).tolist())
-        for number, plan in zip(found, plans, strict=True)
-    ]
     kept = []
-    with progress_bar("encoding videos", len(tasks), True) as advance:
-        decoded = decode(tasks, extractor.image_size, config.workers, config.deadline)
-        for number, plan, frames_read in zip(found, plans, decoded, strict=True):
-            if isinstance(frames_read, Failure):
-                quarantine.add(task.videos[number].name, frames_read.reason)
-            else:
-                windows = torch.from_numpy(frames_read[np.searchsorted(np.unique(plan), plan)])
-                for arm in arms:
-                    arm.add(windows, len(tasks))
-                kept.append(number)
-            advance()
-    quarantine.check(len(task.videos))
+    for number, windows in read_windows(
+        task.videos,
+        extractor,
+        clip_frames(extractor, config),
+        config.windows,
+        quarantine,
+        workers=config.workers,
+        deadline=config.deadline,
+    ):
+        for arm in arms:
+            arm.add(windows, len(task.videos))
+        kept.append(number)
     return task.take(kept), dict(quarantine.reasons)
 
 
