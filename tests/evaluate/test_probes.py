@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from vidssl.errors import VidsslError
+from vidssl.evaluate.arms import Row
 from vidssl.evaluate.folds import group_folds, label_folds
 from vidssl.evaluate.probes import compare, knn_probe, linear_probe, pool
 from vidssl.evaluate.ridge import compare_ridge, pool_ridge, ridge_r2
+from vidssl.evaluate.tables import target_table, widest
 
 PROBES = [linear_probe, knn_probe]
 
@@ -204,3 +207,27 @@ def test_comparison_of_r2_is_paired() -> None:
     assert (same.mean, same.low, same.high) == (0, 0, 0)
     with pytest.raises(VidsslError, match="other items, targets or groups"):
         compare_ridge(good, ridge_r2(x, y + 1e-3 * rng.normal(size=100), groups))
+
+
+def test_a_unit_that_fires_on_test_items_only_cannot_ruin_r2() -> None:
+    """Feature 1 is silent but for a whisper in one group, which shouts in another: R² must stay what feature 0 gives."""
+    generator = np.random.default_rng(0)
+    signal = generator.normal(size=60)
+    whisper = np.zeros(60)
+    whisper[0:6], whisper[54:60] = 1e-3 * generator.normal(size=6), 1e3
+    groups = np.repeat(np.arange(10), 6)
+    target = signal + 0.1 * generator.normal(size=60)
+    alone = ridge_r2(signal[:, None], target, groups).mean
+    both = ridge_r2(np.stack([signal, whisper], axis=1), target, groups).mean
+    assert alone > 0.95
+    assert abs(both - alone) < 0.1
+
+
+def test_a_table_of_many_targets_keeps_its_names(capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(3)
+    names = [f"target number {k}" for k in range(9)]
+    ridge = ridge_r2(rng.normal(size=(20, 2)), rng.normal(size=(20, 9)), seeds=(0,))
+    table = target_table([Row(name, 2, 1.0, None, None, ridge) for name in ("mine", "frame differences")], names)
+    Console(width=widest(table)).print(table)
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("mine", "frame differences", *names))

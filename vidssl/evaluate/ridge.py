@@ -52,8 +52,8 @@ def ridge_r2(
 
     R² = 1 - sum of squared out-of-fold errors / sum of squared deviations from the overall mean, over the items for
     which the target is known; it is 0 for a guess of the mean and negative for worse. Features are standardised on the
-    training folds; the penalty is chosen per target by inner group-disjoint 5-fold validation on the training folds
-    alone.
+    training folds, and values beyond their range there are taken at its edge; the penalty is chosen per target by inner
+    group-disjoint 5-fold validation on the training folds alone.
 
     Args:
         features: [n, d] real numbers.
@@ -160,7 +160,10 @@ def _errors(x: Tensor, y: Tensor, groups: NDArray[np.int64], folds: int, seed: i
     errors = torch.empty_like(y)
     for number in range(folds):
         train, test = torch.as_tensor(fold != number), torch.as_tensor(fold == number)
-        basis = Basis.fit(x[train], x[test])
+        # A unit that was all but silent on the training items may fire on a test item, and would throw its prediction
+        # anywhere: a linear probe interpolates, so what lies beyond the training items' range is taken at its edge.
+        within = x[test].clamp(x[train].amin(dim=0), x[train].amax(dim=0))
+        basis = Basis.fit(x[train], within)
         weights = _best(basis, y[train], groups[fold != number])
         errors[test] = (with_ones(basis.test) @ weights - y[test]) ** 2
     return errors
