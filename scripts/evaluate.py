@@ -82,7 +82,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     from vidssl.checkpoint import replacing, write_json
     from vidssl.device import choose_device
     from vidssl.evaluate.arms import judge
-    from vidssl.evaluate.tables import as_json, class_table, plot, target_table, verdict
+    from vidssl.evaluate.tables import as_json, class_table, plot, target_table, verdict, widest
     from vidssl.features import load_encoder
 
     extractor = load_encoder(config.run, device=choose_device(config.device))
@@ -93,14 +93,12 @@ def evaluate(config: Config) -> dict[str, Any]:
 
     names = list(task.targets)
     lines = protocol(task, extractor, config)
+    tables = ([class_table(rows)] if task.labels else []) + ([target_table(rows, names)] if names else [])
     console = Console()
-    console.width = max(
-        console.width, 132
-    )  # the table is wider than a narrow terminal: let the lines wrap, lose nothing
-    if task.labels:
-        console.print(class_table(rows))
-    if names:
-        console.print(target_table(rows, names))
+    # a table is wider than a narrow terminal: let the lines wrap, lose nothing
+    console.width = max(console.width, *map(widest, tables))
+    for table in tables:
+        console.print(table)
     console.print("\n".join(lines + verdict(rows)), highlight=False, markup=False)
 
     out = config.out or config.run / "evaluation"

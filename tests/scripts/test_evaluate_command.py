@@ -68,7 +68,7 @@ def test_targets_without_labels_and_groups(
     assert "each video a group of its own" in " ".join(capsys.readouterr().out.split())
 
 
-def test_targets_with_empty_cells(run: Path, tmp_path: Path) -> None:
+def test_targets_with_empty_cells(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     videos = write_videos(tmp_path / "videos", each=12)
     rows = [
         f"{label}/{number}.mp4,{3 * (label == 'moving')},{'' if number < 2 else number}"
@@ -81,6 +81,8 @@ def test_targets_with_empty_cells(run: Path, tmp_path: Path) -> None:
     report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert report["rows"][0]["ridge_r2"]["targets"].keys() == {"speed", "number"}
     assert any("speed 24, number 20" in line for line in report["protocol"])
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("random encoder", "raw pixels", "frame differences", "speed", "number"))
     (tmp_path / "targets.csv").write_text("path,speed,number\n" + "\n".join(row.removesuffix("11") for row in rows))
     with pytest.raises(VidsslError, match="number is known for 18 of 24 videos; 20 at the least"):
         main(arguments)

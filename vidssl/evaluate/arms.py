@@ -42,6 +42,7 @@ class Arm:
         self.clips.append(mean_and_std(features))
         rows = features.flatten(0, -2)
         keep = torch.linspace(0, len(rows) - 1, min(len(rows), max(1, RANK_ROWS // videos))).round().long()
+        keep = (keep + len(self.clips)) % len(rows)  # not of every video its first frame, of which no motion is known
         self.frames.append(rows[keep])
 
 

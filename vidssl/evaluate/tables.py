@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from vidssl.evaluate.arms import Row
@@ -54,6 +55,12 @@ def target_table(rows: Sequence[Row], names: Sequence[str]) -> Table:
             str(row.dim),
         )
     return table
+
+
+def widest(table: Table) -> int:
+    """Columns of a terminal that the table needs to show everything on one line."""
+    console = Console(width=10_000)
+    return console.measure(table).maximum
 
 
 def verdict(rows: Sequence[Row]) -> list[str]:
