@@ -233,6 +233,8 @@ def _read_csv(file: Path) -> Images:
             f"{file}: expected rows of 784 values 0 … 255, and the label last if there is one; got {table.shape[1]}"
             " columns" + (", it seems with the label first" if labels_first else "")
         )
+    if pixels.max() <= 1:
+        raise VidsslError(f"{file}: values 0 … 255 expected, got at most {pixels.max():g}; multiply them by 255")
     return pixels.astype(np.uint8).reshape(-1, DIGIT, DIGIT)
 
 

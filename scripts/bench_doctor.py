@@ -1,6 +1,6 @@
 """The collapse doctor's test set: every method, healthy and broken in the ways of its `ablations`, and what it says.
 
-    python -m vidssl.scripts.bench_doctor --seeds 1 2 --jobs 2
+    python -m vidssl.scripts.bench_doctor --seeds 4 5 --jobs 2
 
 A run counts as collapsed by what it does to clips held out, beside its own untrained network and its healthy twin
 (`truth`), never by what was meant when it was broken: a broken run that stands counts as healthy, one that fell at the
@@ -37,8 +37,8 @@ class Config:
 
     methods: list[str] = field(default_factory=lambda: sorted(METHODS))
     """Which of them."""
-    seeds: list[int] = field(default_factory=lambda: [1, 2])
-    """Of weights, order and generated clips; the thresholds were chosen on seed 0."""
+    seeds: list[int] = field(default_factory=lambda: [4, 5])
+    """Of weights, order and generated clips; the thresholds were set on seeds 0, 1 and 2."""
     encoders: list[str] = field(default_factory=lambda: ["control"])
     """Networks; "default" is the method's own. One that needs another kind (tokens, clips) takes its own only."""
     data: str = "shapes"

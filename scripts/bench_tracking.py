@@ -109,7 +109,8 @@ def train(config: Config) -> Colorize:
     optimizer = torch.optim.AdamW(method.parameters(), lr=config.lr, weight_decay=1e-4)
     videos = find_videos(config.videos)
     if config.limit:
-        videos = videos[:: max(1, len(videos) // config.limit)]
+        places = np.linspace(0, len(videos) - 1, min(config.limit, len(videos))).round().astype(int)
+        videos = [videos[place] for place in places]
     with tempfile.TemporaryDirectory() as folder:
         cache = PackedCache.build(videos, Path(folder, "cache"), config.size)
         spec = ClipSpec(config.frames, config.stride, config.size)

@@ -73,14 +73,14 @@ class Trainer:
         torch.manual_seed(0)
         size = (config.size, config.size)
         chosen = find_method(config.method)
-        self.method: nn.Module = chosen(build_encoder(config.encoder, size), chosen.default_views(size))
+        self.method: Any = chosen(build_encoder(config.encoder, size), chosen.default_views(size))
         self.method.to(config.device)
         self.optimizer = torch.optim.AdamW(self.method.parameters())
         self.device = config.device
 
     def step(self, batch: dict[str, Any]) -> None:
         tensors = {name: value.to(self.device) for name, value in batch.items() if isinstance(value, torch.Tensor)}
-        loss, _ = self.method(tensors)
+        loss, _ = self.method.loss(tensors)
         loss.backward()
         nn.utils.clip_grad_norm_(self.method.parameters(), 1.0)
         self.optimizer.step()

@@ -113,7 +113,7 @@ def run(config: Config) -> int:
         probing = make_probing(config, cache, judged, device)
         probing.task(judged)  # what is wrong with labels, groups or targets is told now
         keep_settings(config, planned, cache, judged, threads, device)
-        comparison = Comparison(config, planned, probing, judged)
+        comparison = Comparison(config, planned, probing, judged, at_once, threads)
         jobs = comparison.jobs(cache, device)
         trainings = sum(job.metrics is not None for job in jobs)
         print(

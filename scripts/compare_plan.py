@@ -90,7 +90,8 @@ def _open_cache(config: "Config", data: Path, folder: Path) -> "PackedCache":
         if cache.size != (config.size, config.size):
             raise VidsslError(f"{data}: a cache of frames {cache.size}; pass --size {cache.size[0]}")
         return cache
-    quarantine = Quarantine(config.out / "quarantine.csv", config.max_failed)
+    listed = "quarantine.csv" if data == config.data else "quarantine-evaluate.csv"  # each set by itself
+    quarantine = Quarantine(config.out / listed, config.max_failed)
     return PackedCache.build(
         find_videos(data),
         folder,

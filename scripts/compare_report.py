@@ -12,8 +12,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vidssl.errors import VidsslError
 from vidssl.scripts.compare_jobs import Job
-from vidssl.scripts.compare_plan import Planned
+from vidssl.scripts.compare_plan import Planned, plan_row
+from vidssl.scripts.compare_rows import RowSpec
 
 if TYPE_CHECKING:
     from vidssl.datasets.cache import PackedCache
@@ -29,8 +31,18 @@ NEVER = 10**9  # steps between online probes: they would take time from some met
 class Comparison:
     """The rows of one comparison: the jobs that are still to do, and what has been found so far."""
 
-    def __init__(self, config: "Config", planned: Sequence[Planned], probing: "Probing", judged: "PackedCache") -> None:
+    def __init__(
+        self,
+        config: "Config",
+        planned: Sequence[Planned],
+        probing: "Probing",
+        judged: "PackedCache",
+        at_once: int,
+        threads: int,
+    ) -> None:
         self.config, self.planned, self.probing, self.videos = config, planned, probing, len(judged.videos)
+        self.at_once, self.threads = at_once, threads
+        self.shown = [*planned, *earlier_rows(config, planned)]
         self.targets = list(probing.task(judged).targets)
         self.failures: dict[str, dict[str, str]] = {}
         self.begun = time.perf_counter()
@@ -55,7 +67,13 @@ class Comparison:
 
     def baselines(self) -> dict[str, dict[str, Any] | None]:
         """The architectures to probe untrained by the name of their line; None stands for pixels and differences."""
-        return {"pixels": None} | {row.baseline: row.architecture for row in self.planned if row.failure is None}
+        return {"pixels": None} | {row.baseline: row.architecture for row in self.shown if row.failure is None}
+
+    def seeds(self, row: Planned) -> list[int]:
+        """The training seeds of a row that are finished, of this call and of earlier ones."""
+        prefix = f"{file_name(row.spec.name)}-seed"
+        numbers = (path.name.removeprefix(prefix) for path in self.results("").glob(f"{prefix}*"))
+        return sorted(int(number) for number in numbers if number.isdigit())
 
     def _job(self, name: str, settings: dict[str, Any]) -> Job:
         shared = {"probing": asdict(self.probing), "results": str(self.results(name))}
@@ -96,20 +114,20 @@ class Comparison:
         self.report(final=False)
 
     def entries(self) -> "list[Entry]":
-        """The lines so far; a row that isn't finished yet has the seeds that are."""
+        """The lines so far, those of earlier calls included; a row that isn't finished yet has the seeds that are."""
         from vidssl.evaluate.comparison import Entry, read_row
 
         found = []
-        for row in self.planned:
-            names = [f"{row.spec.name}-seed{seed}" for seed in self.config.seeds]
-            done = [name for name in names if self.results(name).exists()]
+        for row in self.shown:
+            done = [f"{row.spec.name}-seed{seed}" for seed in self.seeds(row)]
             parts = tuple(read_row(self.results(name) / "0.npz") for name in done)
             facts = tuple(
                 {"run": f"runs/{name}", **row.parameters, **_outcome(self.config.out / "runs" / name)} for name in done
             )
+            encoder = row.baseline.removeprefix("untrained ") if row.failure is None else row.encoder
             failures = self.failures.get(row.spec.name, {}) if row.failure is None else {row.spec.name: row.failure}
             if parts or failures:
-                found.append(Entry(row.spec.name, False, parts, facts, failures))
+                found.append(Entry(row.spec.name, False, parts, facts, failures, encoder))
         for name in self.baselines():
             rows = [read_row(path) for path in sorted(self.results(name).glob("*.npz"))]
             found += [Entry(row.name, True, (row,)) for row in rows]
@@ -123,8 +141,10 @@ class Comparison:
         from vidssl.evaluate.comparison import as_json, verdicts
 
         entries = self.entries()
-        wanted = sum(len(self.config.seeds) for _ in self.planned)
-        done = sum(len(entry.parts) for entry in entries if not entry.baseline)
+        wanted = [(row, seed) for row in self.planned for seed in self.config.seeds]
+        complete = all(seed in self.seeds(row) for row, seed in wanted) and not any(
+            entry.failures for entry in entries if entry.baseline
+        )
         report = {
             "protocol": self.protocol(),
             "verdict": verdicts(entries),
@@ -132,12 +152,12 @@ class Comparison:
             "settings": json.loads((self.config.out / "settings.json").read_text()),
             "machine": machine(self.probing.device),
             "versions": {name: _version(name) for name in VERSIONS} | {"python": platform.python_version()},
-            "complete": done == wanted,
+            "complete": complete,
         }
         write_json(self.config.out / "comparison.json", report)
         if final and entries:
             self._show(entries, report)
-        return 0 if done == wanted else 1
+        return 0 if complete else 1
 
     def _show(self, entries: "Sequence[Entry]", report: dict[str, Any]) -> None:
         from rich.console import Console
@@ -165,10 +185,12 @@ class Comparison:
         """What was done, in words: a figure without it says nothing."""
         config, probing = self.config, self.probing
         rate = f"{probing.fps:g} frames/s" if probing.fps else f"stride {config.stride}"
-        seeds = ", ".join(map(str, config.seeds))
+        seeds = ", ".join(map(str, sorted({seed for row in self.shown for seed in self.seeds(row)} | {*config.seeds})))
         return [
             f"training: {config.minutes:g} min of the loop on {probing.device}, seeds {seeds}, from {config.data}"
             f" without labels, clips of {config.frames} frames ({rate}, {config.size}x{config.size})",
+            f"{self.at_once} at a time with {self.threads} CPU threads each; batches of {config.batch_size} clips, peak"
+            f" learning rate {config.lr:g}, precision {config.precision}, where a row does not say otherwise",
             f"probing: {self.videos} videos of {probing.data}, {config.folds} folds, {config.shuffles} shuffles, "
             + (f"disjoint in the groups of {config.groups}" if config.groups else "each video a group of its own"),
             f"features: mean and standard deviation over {config.windows} windows of {config.frames} frames,"
@@ -181,8 +203,27 @@ def file_name(name: str) -> str:
     return re.sub(r"[^\w.@+-]+", "-", name)
 
 
+def earlier_rows(config: "Config", planned: Sequence[Planned]) -> list[Planned]:
+    """The rows that earlier calls added to OUT and this one does not name: they are shown, and not trained."""
+    known = {row.spec.name for row in planned}
+    found = []
+    for name, row in json.loads((config.out / "settings.json").read_text())["rows"].items():
+        if name not in known:
+            options = tuple(
+                f"{key}={tuple(value) if isinstance(value, list) else value!r}" for key, value in row["options"].items()
+            )
+            spec = RowSpec(name, row["method"], {**row["training"], "encoder": row["encoder"]}, options)
+            try:
+                found.append(plan_row(spec, config))
+            except VidsslError as error:  # a class of elsewhere that is not on the path this time
+                found.append(Planned(spec, {}, row["encoder"], None, failure=str(error)))
+    return found
+
+
 def _outcome(run: Path) -> dict[str, Any]:
-    outcome: dict[str, Any] = json.loads((run / "outcome.json").read_text())
+    """What training took; nothing where the run's folder has been cleared away, whose result is kept apart."""
+    file = run / "outcome.json"
+    outcome: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     return outcome
 
 

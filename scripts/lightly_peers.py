@@ -7,7 +7,8 @@ documentation, widths of the heads included; encoder, loader, optimiser and cloc
 is for images, so three things are ours: the two windows of a clip are drawn as for our methods (`ClipViews`); its PIL
 transforms, at its defaults, are applied to every frame of a window with the same random numbers, so that the window
 moves as the video did; and a clip's feature is the mean over its times. Its normalisation is left out, since our
-encoders have their own. The transforms run in as many processes as torch has threads, as in a DataLoader's workers.
+encoders have their own. The transforms run in as many processes as torch has threads, and training waits for them:
+where there are cores to spare, or a GPU, a DataLoader would make them meanwhile, so clips/s there are a lower bound.
 
 B clips, L frames a window, D feature dim, E embedding dim.
 """
@@ -139,8 +140,6 @@ class LightlySimCLR(_Peer):
         z0, z1 = (self.projection_head(feature) for feature in features)
         return self.criterion(z0, z1), health(torch.cat(features), torch.cat([z0, z1]))
 
-    forward = loss
-
 
 class LightlyBYOL(_Peer):
     """`NegativeCosineSimilarity` with a target network by `update_momentum`:
@@ -191,8 +190,6 @@ class LightlyBYOL(_Peer):
         loss = 0.5 * (self.criterion(p0, z1) + self.criterion(p1, z0))
         return loss, health(torch.cat(features), torch.cat(projections)) | {"momentum": loss.new_tensor(self.momentum)}
 
-    forward = loss
-
     def after_step(self) -> None:
         """The target follows."""
         update = lightly().models.utils.update_momentum
@@ -220,8 +217,6 @@ class LightlyVICReg(_Peer):
         features = [clip_feature(self.encoder, view) for view in self.two_views(batch)]
         z0, z1 = (self.projection_head(feature) for feature in features)
         return self.criterion(z0, z1), health(torch.cat(features), torch.cat([z0, z1]))
-
-    forward = loss
 
 
 def _side(views: Views) -> int:

@@ -47,5 +47,6 @@ def main(argv: list[str] | None = None) -> int:
     spec = PhysicsSpec(config.frames, config.size, config.fps, config.groups, config.seed)
     with progress_bar("drawing videos", config.videos, True) as advance:
         drawn = write_physics(config.out, config.videos, spec, config.workers, advance)
-    print(f"{config.out}: {config.videos} videos of {config.groups} groups ({drawn} drawn), targets.csv, groups.csv")
+    groups = min(config.groups, -(-config.videos // 6))  # a group is filled with a video of each kind before the next
+    print(f"{config.out}: {config.videos} videos of {groups} groups ({drawn} drawn), targets.csv, groups.csv")
     return 0

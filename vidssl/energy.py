@@ -62,5 +62,10 @@ def load_energy(run: str | Path, device: str | torch.device = "cpu") -> Energy:
         raise VidsslError(f"{run}: a run of method {name} exports no energy; train one with --method ebm")
     head = EnergyHead(**config["energy"])
     weights = read_model(run)
-    head.load_state_dict({key.removeprefix(PREFIX): w for key, w in weights.items() if key.startswith(PREFIX)})
+    try:
+        head.load_state_dict({key.removeprefix(PREFIX): w for key, w in weights.items() if key.startswith(PREFIX)})
+    except RuntimeError as error:
+        raise VidsslError(
+            f"{run}: model.safetensors does not fit config.json ({error}); restore both or train again"
+        ) from error
     return Energy(load_encoder(run, device), head)

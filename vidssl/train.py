@@ -196,14 +196,14 @@ def fit(
     run_config = {**run_config, "train": asdict(config), "budget": asdict(budget)}
     optimizer = torch.optim.AdamW(_decay_groups(method, config.weight_decay), lr=config.lr)
     step, seconds = _begin(fabric, method, optimizer, run, run_config, resume)
-    model, optimizer = fabric.setup(method, optimizer)
+    model, optimizer = fabric.setup(_Loss(method), optimizer)
     total = budget.total_steps(loader.steps_per_epoch)
     batches = loader.batches(step * config.accumulate)
-    started, waited, first_step = time.perf_counter() - seconds, 0.0, step
+    waited, first_step = 0.0, step
 
-    def save() -> None:
+    def save(seconds: float) -> None:
         if fabric.is_global_zero:
-            _save(method, optimizer, run, step, time.perf_counter() - started)
+            _save(method, optimizer, run, step, seconds)
 
     with ExitStack() as stack:
         if fabric.is_global_zero:
@@ -213,6 +213,7 @@ def fit(
         log = stack.enter_context(_MetricsLog(run, step, enabled=fabric.is_global_zero))
         display = stack.enter_context(TrainingDisplay(total, budget.minutes, step, enabled=fabric.is_global_zero))
         ward = _Ward(run, run_config) if doctor != "off" and fabric.is_global_zero else None
+        started = time.perf_counter() - seconds  # all that comes before is no training
         while True:
             spent, stopped_by = _agreed(fabric, time.perf_counter() - started, stop.name)
             fraction = step / total if total is not None else spent / (60 * (budget.minutes or 1))
@@ -236,13 +237,13 @@ def fit(
                 if not math.isfinite(value):
                     raise VidsslError(
                         f"loss is {value} at step {step}; batch: {', '.join(batch.get('names', []))}. "
-                        "Lower --lr, or use --precision 32; the last checkpoint is kept"
+                        f"Lower --lr, or use --precision 32; {_kept(run)}"
                     )
             norm = fabric.clip_gradients(model, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
             if not math.isfinite(float(norm)):  # one step with it, and every weight would be NaN
                 raise VidsslError(
                     f"the gradient is not finite at step {step}, the loss is {value}. "
-                    "Lower --lr, or use --precision 32; the last checkpoint is kept"
+                    f"Lower --lr, or use --precision 32; {_kept(run)}"
                 )
             optimizer.step()
             optimizer.zero_grad()
@@ -264,11 +265,22 @@ def fit(
             if monitor is not None and fabric.is_global_zero and (step % config.monitor_every == 0 or step == total):
                 log.write(step, monitor(method))
             if step % config.checkpoint_every == 0:
-                save()
+                save(time.perf_counter() - started)
         if total is None and not stopped_by and monitor is not None and fabric.is_global_zero and step > first_step:
             log.write(step, monitor(method))  # the clock says only now that the last step was the last
-        save()
-    return Outcome(step, time.perf_counter() - started, stopped_by)
+        save(spent)
+    return Outcome(step, spent, stopped_by)
+
+
+class _Loss(nn.Module):
+    """A method's loss as a forward, which is what DDP and mixed precision wrap."""
+
+    def __init__(self, method: Any) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.method.loss(batch)
 
 
 def schedule(fraction: float, warmup: float) -> float:
@@ -276,6 +288,11 @@ def schedule(fraction: float, warmup: float) -> float:
     if fraction < warmup:
         return max(fraction / warmup, 1e-2)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (fraction - warmup) / (1 - warmup))))
+
+
+def _kept(run: Path) -> str:
+    kept = (run / "trainer.pt").exists()
+    return "the last checkpoint is kept" if kept else "there was no checkpoint yet, start again"
 
 
 def exported(method: Any) -> dict[str, Tensor]:
@@ -332,6 +349,7 @@ def _begin(
     if state is None:
         return 0, 0.0  # stopped before the first checkpoint: the first part is repeated, with the same numbers
     method.load_state_dict(state["method"])
+    fabric.to_device(method)  # an optimiser's state is loaded to where its parameters are
     optimizer.load_state_dict(state["optimizer"])
     return state["step"], state["seconds"]
 

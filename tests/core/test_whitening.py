@@ -88,3 +88,10 @@ def test_refusals() -> None:
     broken[3, 1] = math.nan
     with pytest.raises(VidsslError, match=r"no Cholesky factor, embeddings are infinite or not a number; lower --lr"):
         whiten(broken, one(broken), 1)
+
+
+def test_the_scale_of_dims_hardly_matters() -> None:
+    """Shrunk dims must whiten like large ones, or a loss on the whitened rows would pay for shrinking them."""
+    x = torch.randn(32, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    small = x * torch.tensor([1, 1, 1, 0.03, 0.03, 0.03], dtype=torch.float64)
+    torch.testing.assert_close(whiten(small, one(x), 1), whiten(x, one(x), 1), rtol=0, atol=0.01)

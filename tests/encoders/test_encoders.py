@@ -184,3 +184,10 @@ def test_gru_step_worked_by_hand() -> None:
         nn.init.zeros_(parameter)
     out, _ = context.step(torch.ones(1, 4), [torch.full((1, 1, 4), 0.8)])
     torch.testing.assert_close(out, torch.full((1, 4), 0.4))
+
+
+def test_one_frame_shows_no_motion_to_learn_from() -> None:
+    encoder = build_encoder("small-motion", (32, 32))
+    with pytest.raises(VidsslError, match="one frame shows no motion, which is all that this encoder sees"):
+        encoder(torch.rand(2, 1, 3, 32, 32))
+    assert encoder.eval()(torch.rand(2, 1, 3, 32, 32)).shape == (2, 1, 256)  # a stream begins with one

@@ -97,9 +97,9 @@ def test_the_table_orders_and_counts(entries: list[Entry]) -> None:
         "steps": "150",
         "min": "3.0",
     }
-    assert lines[2][1:] == ["failed", *[""] * (len(header) - 2)]
-    assert lines[0][2] == "2/2"  # clear of both baselines on the linear probe
-    assert lines[0][1].count("to") == 1  # the range of its two seeds
+    assert lines[2][2:] == ["failed", *[""] * (len(header) - 3)]
+    assert lines[0][3] == "2/2"  # clear of both baselines on the linear probe
+    assert lines[0][2].count("to") == 1  # the range of its two seeds
     assert failures(entries) == [
         "failed: strong-seed2: loss is nan at step 7",
         "failed: gone-seed0: killed by SIGKILL",

@@ -132,9 +132,10 @@ def test_a_weight_beside_the_ablated_one_counts() -> None:
 )
 def test_options_that_speak_for_themselves(method: str, option: dict[str, Any], cause: str | None) -> None:
     finding = diagnose(lines(CONSTANT, RANKS, loss=5.0), setting(method, **option)).findings[0]
-    assert (finding.cause, finding.known) == (cause, cause is not None)
     name, value = next(iter(option.items()))
-    assert f"{name}={value!r} (default" in finding.evidence[-1]
+    wrong_in_itself = name not in ("temperature", "dim")  # those are unusual, and blamed where nothing else speaks
+    assert (finding.cause, finding.known) == (cause, cause is not None and wrong_in_itself)
+    assert any(f"{name}={value!r} (default" in evidence for evidence in finding.evidence)
 
 
 def test_a_projector_that_lets_little_through() -> None:

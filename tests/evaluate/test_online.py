@@ -1,5 +1,7 @@
 """The probe while training: on features of any number of times."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -34,3 +36,12 @@ def test_probe_of_features_with_any_number_of_times(times: int) -> None:
     assert numbers["knn"] == 1.0
     assert 1 <= numbers["rankme"] <= 3
     assert method.training
+
+
+def test_neighbours_of_the_own_source_never_vote() -> None:
+    """Twenty clips of source A are all x, four of source B all y: who may ask other sources only is always wrong."""
+    generator = torch.Generator().manual_seed(0)
+    probe = OnlineProbe(torch.zeros(24, 1, 3, 4, 4, dtype=torch.uint8), ["x"] * 20 + ["y"] * 4, ["A"] * 20 + ["B"] * 4)
+    assert probe._knn(torch.randn(24, 5, generator=generator)) == 0.0
+    alone = OnlineProbe(torch.zeros(3, 1, 3, 4, 4, dtype=torch.uint8), ["x", "y", "x"], ["A"] * 3)
+    assert math.isnan(alone._knn(torch.randn(3, 5, generator=generator)))

@@ -210,7 +210,7 @@ def test_comparison_of_r2_is_paired() -> None:
 
 
 def test_a_unit_that_fires_on_test_items_only_cannot_ruin_r2() -> None:
-    """Feature 1 is silent but for a whisper in one group, which shouts in another: R² must stay what feature 0 gives."""
+    """Feature 1 is silent but for a whisper in one group and a shout in another: R² stays what feature 0 gives."""
     generator = np.random.default_rng(0)
     signal = generator.normal(size=60)
     whisper = np.zeros(60)

@@ -198,11 +198,8 @@ def test_cpc_refusals() -> None:
         vidssl.VidsslError, match=r"clips of 4 frames are too short to predict 3 steps.*raise --frames to 5"
     ):
         build("cpc").loss(batch(frames=4))
-    method = build("cpc")
-    method.encoder = build_encoder("vit-video", SIZE)
-    method.project = nn.Identity()
-    with pytest.raises(vidssl.VidsslError, match="the encoder gives 4 features a clip, too few to predict 3 ahead"):
-        method._contrast(method.encoder(torch.rand(2, 8, 3, 32, 32)), torch.rand(2, 4, 256), torch.arange(2))
+    with pytest.raises(vidssl.VidsslError, match="every feature of this encoder sees the whole clip"):
+        CPC(build_encoder("vit-video", SIZE), CPC.default_views(SIZE))
     with pytest.raises(vidssl.VidsslError, match="every clip of the batch is of one video"):
         build("cpc", negatives="other-videos").loss(batch(videos=1))
     with pytest.raises(vidssl.VidsslError, match="choose from same-video, other-videos, both"):

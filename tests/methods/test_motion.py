@@ -149,13 +149,13 @@ def test_maps_and_features_are_those_of_the_encoder() -> None:
         encoder = build_encoder(name, SIZE)
         maps, features = maps_and_features(encoder, clips)
         torch.testing.assert_close(features, encoder(clips))
-        assert map_shape(encoder, SIZE) == tuple(maps.shape[2:])
+        assert map_shape(None, encoder, 1, SIZE)[1:] == tuple(maps.shape[2:])
 
 
 def test_refusals() -> None:
     with pytest.raises(VidsslError, match="too short to predict flow 2 ahead: raise --frames"):
         method(ahead=2).loss(batch(drifting(32, [(0, 0), (1, 0)])))
-    with pytest.raises(VidsslError, match="clips of 1 frames"):
+    with pytest.raises(VidsslError, match="one frame shows no motion"):
         method(ahead=0).loss(batch(drifting(32, [(0, 0)])))
     with pytest.raises(VidsslError, match=r"grids: got \(9,\); .* frames of \(32, 32\) pixels have 1 to 8 cells"):
         method(grids=(9,))

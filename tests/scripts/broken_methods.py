@@ -19,6 +19,6 @@ class Unbuildable(SimCLR):
 class Stumbling(SimCLR):
     """Raises at its first step."""
 
-    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Never returns."""
         raise torch.OutOfMemoryError("far too large")

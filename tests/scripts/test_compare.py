@@ -184,7 +184,7 @@ def test_every_row_is_there_and_broken_ones_say_why(folder: Path) -> None:
     assert lines["frame differences"]["ridge"]["targets"]["speed"] > 0.6
     assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
     shown = (folder / "comparison.md").read_text()
-    assert "| Unbuildable | failed |" in shown
+    assert "| Unbuildable | small-motion | failed |" in shown
     assert "- failed: Unbuildable: RuntimeError: no wings" in shown
     assert "| R² of | speed | luck |" in shown
     assert "disjoint in the groups of" in shown
@@ -221,6 +221,12 @@ def test_what_is_finished_is_not_done_again(folder: Path, videos: Path, capsys: 
     assert run(videos, folder, "--methods", "simclr@hot,temperature=0.5") == 0
     assert "0 trainings" in capsys.readouterr().out
     assert (os.stat(model).st_mtime_ns, lines_of(folder)["simclr@hot"]) == before
+
+
+def test_rows_of_earlier_calls_stay_in_the_table(folder: Path, videos: Path) -> None:
+    before = lines_of(folder)["simclr@hot"]
+    assert run(videos, folder, "--methods", f"{BROKEN}Unbuildable") == 1
+    assert lines_of(folder)["simclr@hot"] == before
 
 
 def test_other_settings_need_another_folder_or_label(folder: Path, videos: Path) -> None:

@@ -16,6 +16,12 @@ def wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def alike(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the wider of their types: mixed precision leaves some layers' outputs in one, some in another."""
+    kind = torch.promote_types(a.dtype, b.dtype)
+    return a.to(kind), b.to(kind)
+
+
 def exact(x: Tensor) -> torch.autocast:
     """A block in which products are made in their operands' own type, mixed precision or not."""
     return torch.autocast(x.device.type, enabled=False)

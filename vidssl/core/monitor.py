@@ -27,6 +27,7 @@ def effective_rank(features: Tensor) -> Tensor:
         rows = rows[torch.linspace(0, len(rows) - 1, ROWS, device=rows.device).round().long()]
     rows = rows - rows.mean(0)
     gram = rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows
+    gram = gram.cpu()  # small, and eigenvalues in float64 are slow on a GPU
     if not bool(torch.isfinite(gram).all()):
         return gram.new_tensor(float("nan"))
     share = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()

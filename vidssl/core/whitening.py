@@ -37,7 +37,7 @@ def sub_batches(keys: Tensor, step: Tensor, size: int, stream: int = 0) -> tuple
     return group.chunk(world()[1])[world()[0]], groups
 
 
-def whiten(x: Tensor, group: Tensor, groups: int, shrink: float = 1e-3) -> Tensor:
+def whiten(x: Tensor, group: Tensor, groups: int, shrink: float = 1e-6) -> Tensor:
     """Every sub-batch with mean 0 and covariance 1, by statistics of the rows of all ranks: section 3 of the paper.
 
     Args:

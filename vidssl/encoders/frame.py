@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vidssl.core.batch_norm import convert_batch_norm
+from vidssl.errors import VidsslError
 
 Sees = Literal["colour", "grey", "motion", "both"]
 
@@ -55,6 +56,11 @@ class FrameEncoder(nn.Module):
 
     def _inputs(self, clips: Tensor) -> Tensor:
         """What the trunk sees: `[B,T,3,H,W]` -> `[B*T,C,H,W]`."""
+        if self.sees == "motion" and self.training and clips.shape[1] == 1:
+            raise VidsslError(
+                "one frame shows no motion, which is all that this encoder sees: raise --frames or the method's frames "
+                "or block, or choose another, such as --encoder small"
+            )
         if self.sees == "grey":
             clips = grey(clips)
         if self.sees in ("colour", "grey"):

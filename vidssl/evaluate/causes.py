@@ -81,7 +81,11 @@ class Setting:
             return cls(name, config["method"].get("options", {}), {}, ())
         parameters = inspect.signature(method).parameters.values()
         defaults = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-        return cls(name, defaults | config["method"].get("options", {}), defaults, getattr(method, "ablations", ()))
+        given = config["method"].get("options", {})
+        given = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
+        }  # JSON has lists
+        return cls(name, defaults | given, defaults, getattr(method, "ablations", ()))
 
     def ablation(self, kind: Collapse | None = None) -> "Ablation | None":
         """The ablation that the options amount to; of several, one that leads to `kind`, then the most special."""
@@ -97,9 +101,9 @@ class Setting:
             return False
         return bool(abs(used - ablated) <= NEAR * abs(used - default))
 
-    def telling(self) -> tuple[str, str] | None:
+    def telling(self, table: "Telling") -> tuple[str, str] | None:
         """An option that speaks for a cause by its name and value, whatever the method: (option, cause)."""
-        for name, cause, speaks in TELLING:
+        for name, cause, speaks in table:
             used, default = self.options.get(name), self.defaults.get(name)
             if name in self.options and used != default and speaks(used, default):
                 return name, cause
@@ -131,13 +135,16 @@ def name_cause(
         evidence += dict(RULES).get(ablation.cause, _nothing)(lines, where, kind)
         back = " ".join(f"{name}={setting.defaults[name]}" for name in ablation.options)
         return ablation.cause, True, evidence, f"--options {back}; {CAUSES[ablation.cause].advice}"
-    if setting is not None and (telling := setting.telling()) is not None:
+    if setting is not None and (telling := setting.telling(TELLING)) is not None:
         name, cause = telling
         return cause, True, [setting.changed([name])], f"--options {name}={setting.defaults.get(name)}"
     for cause, rule in RULES:
         if (setting is None or setting.can(cause)) and (evidence := rule(lines, where, kind)):
             return cause, False, evidence, CAUSES[cause].advice
     facts = _flat_prediction(lines)
+    if setting is not None and (telling := setting.telling(SUSPECT)) is not None:
+        name, cause = telling
+        return cause, False, [setting.changed([name]), *facts], f"--options {name}={setting.defaults.get(name)}"
     if setting is None:
         return None, False, facts, "compare the run with one of the method's defaults"
     departed = [name for name, value in setting.options.items() if value != setting.defaults.get(name, value)]
@@ -164,11 +171,14 @@ def _narrow(used: Any, default: Any) -> bool:
 
 
 FAR = 4.0  # times a default
-TELLING: tuple[tuple[str, str, Callable[[Any, Any], bool]], ...] = (
+Telling = tuple[tuple[str, str, Callable[[Any, Any], bool]], ...]
+TELLING: Telling = (
     ("stop_gradient", "stop-gradient", _off),
     ("predictor", "predictor", _off),
     ("batch_norm", "batch-norm", _off),
     ("momentum", "momentum", _extreme),
+)
+SUSPECT: Telling = (  # unusual, not wrong in itself: asked after the numbers
     ("temperature", "temperature", _far),
     ("teacher_temperature", "temperature", _far),
     ("dim", "projector", _narrow),

@@ -31,6 +31,7 @@ class Entry:
         parts: the probes of each training seed; of a baseline one, averaged over its untrained networks.
         facts: of each part, what training cost.
         failures: why seeds are missing.
+        encoder: the network, as its untrained line names it; "" for a baseline.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Entry:
     parts: tuple[Row, ...] = ()
     facts: tuple[dict[str, Any], ...] = ()
     failures: dict[str, str] = field(default_factory=dict)
+    encoder: str = ""
 
     @cached_property
     def row(self) -> Row | None:
@@ -162,6 +164,7 @@ def as_json(entries: Sequence[Entry], targets: Sequence[str]) -> list[dict[str, 
         {
             "name": entry.name,
             "baseline": entry.baseline,
+            "encoder": entry.encoder,
             "failures": entry.failures,
             "seeds": [
                 {**facts, **_values(part, targets)}

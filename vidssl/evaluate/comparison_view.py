@@ -32,13 +32,19 @@ def cells(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
     """The main table's header and lines. ± is the standard error over groups; with seeds, their range follows."""
     probes = [probe for probe in PROBES if any(entry.row and getattr(entry.row, probe) for entry in entries)]
     leads = {(one.name, probe): one.leads for probe, standing in standings(entries).items() for one in standing}
-    header = ["features", *(name for probe in probes for name in (PROBES[probe], "clear of")), "RankMe", *COST]
+    header = [
+        "features",
+        "network",
+        *(name for probe in probes for name in (PROBES[probe], "clear of")),
+        "RankMe",
+        *COST,
+    ]
     lines = []
     for entry in ordered(entries):
         if entry.row is None:
-            lines.append([entry.name, "failed", *[""] * (len(header) - 2)])
+            lines.append([entry.name, entry.encoder, "failed", *[""] * (len(header) - 3)])
             continue
-        line = [entry.name + (f" ({len(entry.failures)} failed)" if entry.failures else "")]
+        line = [entry.name + (f" ({len(entry.failures)} failed)" if entry.failures else ""), entry.encoder]
         for probe in probes:
             mine = leads.get((entry.name, probe), {})
             clear = f"{sum(lead.low > 0 for lead in mine.values())}/{len(mine)}" if mine else ""

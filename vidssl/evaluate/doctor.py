@@ -9,9 +9,11 @@ directions only, the effective rank goes to 1 (Hua et al. 2021, arXiv 2105.00470
 Embeddings are what the loss compares (a projector's output), features are what the run exports; a projector can
 collapse while the encoder before it still stands.
 
-The thresholds below lie between what `python -m vidssl.scripts.bench_doctor` saw: in runs that stood the least over any
-five lines was 6.5 directions (3.6 for one of SwAV stuck at a guess), 0.31 of the largest spread and 0.8 of the scale;
-in those that fell the most was 5.4, 0.28 and 0.1. Pure Python: reading a line takes microseconds.
+The thresholds below were set on runs of `python -m vidssl.scripts.bench_doctor` with seeds 0, 1 and 2: in runs that
+stood the least over any five lines was 6.5 directions (3.6 for one of SwAV stuck at a guess), 0.31 of the largest
+spread and 0.8 of the scale; in those that fell the most was 5.4, 0.28 and 0.1. They lean to the side of the fallen, so
+that a sound run is not called collapsed; a run whose settings are known to collapse is met with less doubt. Pure
+Python: reading a line takes microseconds.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -52,7 +52,10 @@ class OnlineProbe:
         unit = torch.nn.functional.normalize(unit, dim=1)
         similarity = unit @ unit.T
         same = torch.from_numpy(self.groups[:, None] == self.groups[None, :])
-        nearest = similarity.masked_fill(same, -2.0).topk(min(self.k, len(unit)), dim=1).indices.numpy()
-        votes = self.labels[nearest]
-        guess = np.array([np.bincount(row).argmax() for row in votes])
-        return float((guess == self.labels).mean())
+        nearest = similarity.masked_fill(same, -2.0).topk(min(self.k, len(unit)), dim=1)
+        right = []
+        for label, indices, near in zip(self.labels, nearest.indices.numpy(), nearest.values.numpy(), strict=True):
+            allowed = indices[near > -2.0]  # where other sources have fewer than k clips, those are all there are
+            if len(allowed):
+                right.append(np.bincount(self.labels[allowed]).argmax() == label)
+        return float(np.mean(right)) if right else float("nan")

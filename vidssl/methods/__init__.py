@@ -2,7 +2,7 @@
 
 A method is an `nn.Module` built as `Method(encoder, views, **options)` with
 
-- `loss(batch) -> (loss, metrics)`, which is also its `forward`: a batch has `clips` uint8 `[B,T,C,H,W]`, `key` int64
+- `loss(batch) -> (loss, metrics)`: a batch has `clips` uint8 `[B,T,C,H,W]`, `key` int64
   `[B]` (the seed of a sample's views), `video` int64 `[B]`, `step` int64 (the number of the batch, alike on all ranks)
   and `progress` float32 in [0, 1] (share of the budget spent, for schedules); metrics are scalar tensors;
 - `default_views(size)`: the augmentation it is published with; `default_encoder`: the network it takes by default;

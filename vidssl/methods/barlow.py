@@ -81,5 +81,3 @@ class BarlowTwins(nn.Module):
             redundancy=(self.redundancy, off_diagonal(correlation).square().sum()),
         )
         return loss, health(features, embeddings) | terms
-
-    forward = loss

@@ -93,8 +93,6 @@ class BYOL(nn.Module):
         loss = 2 - 2 * F.cosine_similarity(wide(predictions), wide(swapped), dim=1).mean()
         return loss, health(features, embeddings) | {"momentum": loss.new_tensor(self.momentum)}
 
-    forward = loss
-
     def after_step(self) -> None:
         """The targets follow (eq. 1)."""
         ema_(self.target_encoder, self.encoder, self.momentum)

@@ -20,8 +20,9 @@ from vidssl.core.gather import all_reduce_sum
 from vidssl.core.monitor import effective_rank, health, spread
 from vidssl.errors import VidsslError
 from vidssl.methods.ablation import Ablation
-from vidssl.methods.decoders import TILE, map_shape, resampled, upsampler
+from vidssl.methods.decoders import TILE, resampled, upsampler
 from vidssl.methods.lab import gamut_bins, lab, palettes
+from vidssl.methods.maps import map_shape
 from vidssl.views import Views
 
 FORMS = ("classes", "copy")
@@ -107,8 +108,6 @@ class Colorize(nn.Module):
             told, colours = told.to(clips.dtype), self._colours(clips)
             loss, metrics = self._classes(told, colours) if self.form == "classes" else self._copied(told, colours)
         return loss, metrics | health(maps.mean((-2, -1)))
-
-    forward = loss
 
     def embed(self, clips: Tensor) -> Tensor:
         """What copying compares: `[B,T,3,H,W]` in [0, 1] -> `[B,T,E,h,w]`; of other sizes than trained at, too."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidssl.core import gather, gather_ints, info_nce, world
+from vidssl.core.moments import alike
 from vidssl.core.monitor import health
 from vidssl.encoders.context import build_context
 from vidssl.encoders.frame import FrameEncoder
@@ -72,6 +73,11 @@ class CPC(nn.Module):
             raise VidsslError(f"steps: got {steps}; CPC predicts at least 1 step ahead")
         if temperature is not None and temperature <= 0:
             raise VidsslError(f"temperature: got {temperature}; give one above 0, or None for plain dot products")
+        if getattr(encoder, "window", None) is not None:
+            raise VidsslError(
+                "cpc predicts what its features have not seen, and every feature of this encoder sees the whole clip: "
+                "choose a frame encoder such as --encoder small-motion, or --method dpc"
+            )
         self.encoder, self.views = encoder, views
         self.context = build_context(context, encoder.dim, context_dim)
         key_dim = project or encoder.dim
@@ -115,16 +121,9 @@ class CPC(nn.Module):
         cells = self.cell_contrast(z, maps)
         return loss + self.cells * cells, metrics | {"loss_cells": cells.detach()}
 
-    forward = loss
-
     def _contrast(self, z: Tensor, c: Tensor, video: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         clips, frames, _ = z.shape
         steps = len(self.predictors)
-        if frames < steps + 2:  # a clip encoder gives fewer times than the clip has frames
-            raise VidsslError(
-                f"the encoder gives {frames} features a clip, too few to predict {steps} ahead: raise --frames, lower "
-                "the method's steps, or choose a frame encoder"
-            )
         times = torch.arange(1, frames - steps, device=z.device)  # c_0 has seen a single frame: no motion yet
         anchors = c[:, 1 : frames - steps]
         query = torch.stack([predict(anchors) for predict in self.predictors]).flatten(0, 2)  # [K*B*A, D]
@@ -141,6 +140,7 @@ class CPC(nn.Module):
         temperature = self.temperature or 1.0
         if self.temperature is not None:
             query, keys = F.normalize(query, dim=-1), F.normalize(keys, dim=-1)
+        query, keys = alike(query, keys)
         exclude = excluded(self.negatives, query_video, key_video)
         losses = info_nce(query, keys, positives, temperature, exclude=exclude, reduction="none")
         by_step = losses.unflatten(0, (steps, -1)).mean(1)

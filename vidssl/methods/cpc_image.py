@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidssl.core import gather, info_nce, world
+from vidssl.core.moments import alike
 from vidssl.core.monitor import health
 from vidssl.encoders.frame import FrameEncoder
 from vidssl.errors import VidsslError
@@ -58,6 +59,11 @@ class ImageCPC(nn.Module):
             raise VidsslError(f"image CPC: got steps={steps}, grid={grid}; predict 1 to grid-1 rows")
         if encoder.past:
             raise VidsslError("image CPC sees single frames: choose an encoder without motion, e.g. --encoder small")
+        if not isinstance(encoder, FrameEncoder) or any(True for _ in encoder.head.parameters()):
+            raise VidsslError(
+                "image CPC trains on patches and exports for whole frames: choose a fully convolutional encoder "
+                "without layers behind its map, e.g. --encoder small or resnet18"
+            )
         self.encoder, self.views, self.grid, self.temperature = encoder, views, grid, temperature
         self.rows = nn.ModuleList(_RowsAbove(encoder.dim) for _ in range(2))
         self.predictors = nn.ModuleList(nn.Linear(encoder.dim, encoder.dim, bias=False) for _ in range(steps))
@@ -76,8 +82,6 @@ class ImageCPC(nn.Module):
         for block in self.rows:
             c = block(c)
         return self._contrast(z, c.movedim(1, -1))
-
-    forward = loss
 
     def encode_patches(self, frames: Tensor) -> Tensor:
         """Features of the patches of frames `[F,C,H,W]` -> `[F,R,R,D]`."""
@@ -98,6 +102,7 @@ class ImageCPC(nn.Module):
         keys = gather(z.flatten(0, 2))
         if self.temperature is not None:
             query, keys = F.normalize(query, dim=-1), F.normalize(keys, dim=-1)
+        query, keys = alike(query, keys)
         loss = info_nce(query, keys, positives, self.temperature or 1.0)
         return loss, health(z)
 

@@ -4,7 +4,6 @@ B clips, K frames, D' channels of a map, h x w its cells, C channels of a pictur
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,26 +12,6 @@ from torch.nn import functional as F
 from vidssl.errors import VidsslError
 
 TILE = 4  # pixels
-
-
-def map_shape(method: str, encoder: Any, frames: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """What `encoder.maps` gives for clips of `frames` frames of `size`: times, channels, height and width.
-
-    Raises:
-        VidsslError: layers behind the map, which a loss on the map would never train.
-    """
-    head = getattr(encoder, "head", None)
-    if head is not None and any(True for _ in head.parameters()):
-        raise VidsslError(
-            f"{method} learns through the encoder's map, and the layers that this encoder has behind it would stay "
-            "untrained; choose one whose feature is the mean of its map, such as --encoder small-both or fine-both"
-        )
-    training = encoder.training
-    encoder.eval()  # a look at the map's shape must not move batch statistics
-    with torch.no_grad():
-        times, channels, height, width = encoder.maps(torch.zeros(1, frames, 3, *size)).shape[1:]
-    encoder.train(training)
-    return times, channels, height, width
 
 
 def upsampler(channels: int, cells: tuple[int, int], target: tuple[int, int], width: int) -> tuple[nn.Sequential, int]:

@@ -122,7 +122,7 @@ class DINO(nn.Module):
         views = torch.cat(self.clip_views(batch["clips"], batch["key"]))
         features = clip_feature(self.encoder, views)
         embeddings = self.head(features)
-        q = self._teach(views, sharp).unflatten(0, (count, -1))  # [V,B,K]
+        q = self._teach(views, sharp, torch.is_grad_enabled()).unflatten(0, (count, -1))  # [V,B,K]
         with exact(embeddings):
             log_p = (self.prototypes(wide(embeddings)) / self.temperature).log_softmax(1).unflatten(0, (count, -1))
             entropies = [-(q.roll(shift, 0) * log_p).sum(-1).mean() for shift in range(1, count)]
@@ -135,20 +135,19 @@ class DINO(nn.Module):
         metrics |= {name: loss.new_tensor(number) for name, number in numbers.items()}
         return loss, metrics | health(features, embeddings) | assignment_health(q.flatten(0, 1))
 
-    forward = loss
-
     def teacher_temperature(self, progress: float) -> float:
         """τ_t after this share of the budget."""
         first, last = self.teacher_temperatures
         return last if progress >= self.warmup else first + (last - first) * progress / self.warmup
 
     @torch.no_grad()
-    def _teach(self, views: Tensor, temperature: float) -> Tensor:
-        """The teacher's choice of prototypes `[V*B, K]`."""
+    def _teach(self, views: Tensor, temperature: float, recorded: bool) -> Tensor:
+        """The teacher's choice of prototypes `[V*B, K]`; recorded scores move the centre."""
         embeddings = self.target_head(clip_feature(self.target_encoder, views))
         with exact(embeddings):
             scores = self.target_prototypes(wide(embeddings))
-            self.fresh.append(scores)
+            if recorded:  # a look at the loss leaves no trace
+                self.fresh.append(scores)
             centred = scores if self.centring is None else self.centring(scores)
             return (centred / temperature).softmax(1)
 

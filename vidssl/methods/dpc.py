@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidssl.core import Exclude, gather, gather_ints, info_nce, world
+from vidssl.core.moments import alike
 from vidssl.core.monitor import health
 from vidssl.errors import VidsslError
 from vidssl.methods.ablation import Ablation
@@ -69,7 +70,7 @@ class DPC(nn.Module):
             raise VidsslError(f"temperature: got {temperature}; give one above 0, or None for plain dot products")
         self.encoder, self.views, self.block, self.steps = encoder, views, block, steps
         self.negatives, self.temperature = negatives, temperature
-        channels, _, _ = map_shape(encoder, views.size, block)
+        _, channels, _, _ = map_shape("dpc", encoder, block, views.size)
         self.aggregate = CellGRU(channels)
         self.predict = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, channels, 1))
         self.project = nn.Conv2d(channels, project, 1) if project else nn.Identity()
@@ -97,8 +98,6 @@ class DPC(nn.Module):
         predicted = self._rollout(z[:, : -self.steps])
         loss = self._contrast(predicted, z[:, -self.steps :], batch["video"])
         return loss, health(z.mean((-2, -1)), predicted.movedim(2, -1))
-
-    forward = loss
 
     def _block_maps(self, views: Tensor) -> Tensor:
         """`[B,N*L,3,H,W] -> [B,N,D',h,w]`: each block by itself, so that no map has seen its neighbour's frames.
@@ -132,6 +131,7 @@ class DPC(nn.Module):
         if self.negatives == "same-video":
             of_cell = video.repeat_interleave(len(query) // len(video))
             exclude.append(Exclude(of_cell, gather_ints(of_cell), "different"))
+        query, key = alike(query, key)
         return info_nce(query, key, positive, self.temperature or 1.0, exclude=exclude)
 
     def _cells(self, maps: Tensor) -> Tensor:

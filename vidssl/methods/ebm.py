@@ -109,8 +109,6 @@ class EBM(nn.Module):
         metrics = {"energy_true": own.detach().mean()} | ({} if other is None else {"energy_false": other})
         return loss, metrics | health(features, torch.cat([predicted, embedded]))
 
-    forward = loss
-
     def _windows(self, clips: Tensor, keys: Tensor) -> list[Tensor]:
         if self.pairs == "views":
             return ClipViews(self.views, 2, self.frames, self.distance)(clips, keys)

@@ -103,5 +103,3 @@ class LeJEPA(nn.Module):
             terms["variance"] = (self.variance, torch.stack(hinges).mean())
         loss, metrics = weigh(**terms)
         return loss, health(features, embeddings) | metrics
-
-    forward = loss

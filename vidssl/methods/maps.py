@@ -5,15 +5,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vidssl.errors import VidsslError
 
-def map_shape(encoder: Any, size: tuple[int, int], frames: int = 1) -> tuple[int, int, int]:
-    """(D', h, w) of the maps of clips of `frames` frames of `size` pixels."""
+
+def map_shape(method: str | None, encoder: Any, frames: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """What `encoder.maps` gives for clips of `frames` frames of `size`: times, channels, height and width.
+
+    Args:
+        method: its name; None where the layers behind the map are trained by something else.
+
+    Raises:
+        VidsslError: layers behind the map, which a loss on the map would never train.
+    """
+    head = getattr(encoder, "head", None)
+    if method is not None and head is not None and any(True for _ in head.parameters()):
+        raise VidsslError(
+            f"{method} learns through the encoder's map, and the layers that this encoder has behind it would stay "
+            "untrained; choose one whose feature is the mean of its map, such as --encoder small-both or fine-both"
+        )
     training = encoder.training
+    encoder.eval()  # a look at the map's shape must not move batch statistics
     with torch.no_grad():
-        encoder.eval()  # a look at the shape must not move batch statistics
-        channels, height, width = encoder.maps(torch.zeros(1, frames, 3, *size)).shape[2:]
+        times, channels, height, width = encoder.maps(torch.zeros(1, frames, 3, *size)).shape[1:]
     encoder.train(training)
-    return channels, height, width
+    return times, channels, height, width
 
 
 def maps_and_features(encoder: Any, clips: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from vidssl.core import gather, gather_ints, info_nce, lse, world
 from vidssl.core.ema import cosine_momentum, ema_, target_of
+from vidssl.core.moments import wide
 from vidssl.core.monitor import health
 from vidssl.core.queue import Queue
 from vidssl.errors import VidsslError
@@ -33,6 +34,10 @@ ENOUGH = 8  # keys of one video, and none of another, after which there plainly 
 
 class MoCo(nn.Module):
     """MoCo v2: InfoNCE against a queue of keys.
+
+    Take an encoder without batch norm (`small-motion`, `vit`, …): keys and queries of a batch share batch statistics
+    here, on any number of processes, which tells the positive from the queue (section 3.3; the paper shuffles it away
+    over GPUs). `moco-v3`, whose keys are all of the batch, has no such short cut.
 
     Args:
         encoder: `[B,T,C,H,W] -> [B,T',D]`; a clip's feature is the mean over its times.
@@ -89,15 +94,14 @@ class MoCo(nn.Module):
         query = F.normalize(embeddings, dim=1)
         with torch.no_grad():
             key = F.normalize(self.target_projector(clip_feature(self.target_encoder, other)), dim=1)
-        self.fresh.append((key, batch["video"]))
+        if torch.is_grad_enabled():  # a look at the loss leaves no trace
+            self.fresh.append((key, batch["video"]))
 
         exclude = excluded(self.negatives, batch["video"], self._known(batch["video"]))
         others = lse(query, self.queue.keys.to(query.dtype), self.temperature, exclude=exclude)
-        own = (query * key).sum(1) / self.temperature
+        own = (wide(query) * wide(key)).sum(1) / self.temperature
         loss = (torch.logaddexp(others, own) - own).mean()
         return loss, health(features, embeddings) | {"momentum": loss.new_tensor(self.momentum)}
-
-    forward = loss
 
     def _known(self, video: Tensor) -> Tensor:
         """The queue's labels; of keys that were never pushed, the video of the batch once the queue knows no other."""
@@ -183,8 +187,6 @@ class MoCoV3(nn.Module):
         ]
         loss = 2 * self.temperature * torch.stack(ways).mean()
         return loss, health(features, embeddings) | {"momentum": loss.new_tensor(self.momentum)}
-
-    forward = loss
 
     def after_step(self) -> None:
         """The target follows."""

@@ -76,7 +76,7 @@ class Motion(nn.Module):
         numbers = NUMBERS * (ahead + 1)
         self.from_feature = nn.ModuleList(nn.Linear(encoder.dim, numbers * grid**2) for grid in grids)
         if dense:
-            channels, _, _ = map_shape(encoder, views.size)
+            _, channels, _, _ = map_shape(None if grids else "motion", encoder, 1, views.size)
             self.from_map = nn.Conv2d(channels, 4 * numbers, 1)  # of every cell of the map, its four quarters
 
     @staticmethod
@@ -111,8 +111,6 @@ class Motion(nn.Module):
             loss = loss + self.dense * term
             metrics |= {"term_map": term.detach(), **{f"{name}_of_map": x for name, x in quality_of_map.items()}}
         return loss, metrics
-
-    forward = loss
 
 
 def compare(guess: Tensor, flow: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

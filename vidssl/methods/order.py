@@ -110,8 +110,6 @@ class Order(nn.Module):
             }
         return torch.stack(losses).mean(), metrics | health(torch.cat(features))
 
-    forward = loss
-
     def prepare(self, batch: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """A view of every clip `[B,T,3,H',W']`, and four uniform draws `[B]` that make the questions."""
         views = self.views(batch["clips"], batch["key"])

@@ -21,7 +21,8 @@ from vidssl.core.random import uniform
 from vidssl.errors import VidsslError
 from vidssl.evaluate.image_quality import psnr, ssim
 from vidssl.methods.ablation import Ablation
-from vidssl.methods.decoders import PixelDecoder, map_shape
+from vidssl.methods.decoders import PixelDecoder
+from vidssl.methods.maps import map_shape
 from vidssl.views import Views
 
 FORMS = ("simvp", "recurrent")
@@ -99,8 +100,6 @@ class Predict(nn.Module):
         return loss, health(maps.mean((-2, -1))) | quality(
             predicted.detach()[:MEASURED], past[:MEASURED], true[:MEASURED]
         )
-
-    forward = loss
 
     def predict(self, past: Tensor) -> Tensor:
         """The K frames to come: `[B,P,3,H,W]` in [0, 1] -> `[B,K,3,H,W]`, not clamped."""

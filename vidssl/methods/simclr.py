@@ -87,8 +87,6 @@ class SimCLR(nn.Module):
         loss = among_all_views(z, video, self.clip_views.count, self.temperature, self.negatives)
         return loss, health(features, embeddings)
 
-    forward = loss
-
 
 def among_all_views(z: Tensor, video: Tensor, views: int, temperature: float, negatives: str) -> Tensor:
     """NT-Xent: every view among all views of all clips of all ranks but itself; positives: its clip's other views.

@@ -118,12 +118,10 @@ class SwAV(nn.Module):
             q = torch.stack([self._assign(view, number) for number, view in enumerate(z)])  # [V,B,K]
             shifts = range(1, self.clip_views.count)
             loss = torch.stack([-(q.roll(shift, 0) * log_p).sum(-1).mean() for shift in shifts]).mean()
-        if self.queues is not None:
+        if self.queues is not None and torch.is_grad_enabled():  # a look at the loss leaves no trace
             self.fresh.append((z, batch["video"]))
         chosen = log_p.detach().exp().flatten(0, 1)
         return loss, health(features, embeddings) | assignment_health(chosen)
-
-    forward = loss
 
     @torch.no_grad()
     def _assign(self, z: Tensor, view: int) -> Tensor:

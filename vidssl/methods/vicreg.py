@@ -103,5 +103,3 @@ class VICReg(nn.Module):
                 covariance=(self.covariance, repeated),
             )
         return loss, health(features, embeddings) | terms
-
-    forward = loss

@@ -67,8 +67,6 @@ class VideoMAE(nn.Module):
         loss = (painted - pixels.flatten(2)).square().mean()
         return loss, health(tokens.mean(1))  # of what the encoder was shown: all tokens would cost a second pass
 
-    forward = loss
-
 
 def normalised(tubes: Tensor) -> Tensor:
     """Pixels `[B,M,P,3]` less the mean of their tube's colour, over its deviation (He et al. 2022, section 3).

@@ -99,14 +99,13 @@ class VJEPA(nn.Module):
             if share:
                 scores = blocks(batch["key"], grid[1:], count, area, _STREAM + number)
                 keep, masked = split(scores, kept_places(share, grid), grid[0])
-                predicted = self.predictor(self.encoder.tokens(clips, keep), keep, masked, grid)
+                seen = self.encoder.tokens(clips, keep)
+                predicted = self.predictor(seen, keep, masked, grid)
                 errors[f"loss_{name}"] = (predicted - take(targets, masked)).abs().mean()
         loss = torch.stack(list(errors.values())).mean()
         metrics = {name: error.detach() for name, error in errors.items()}
         # A clip's mean token: an encoder that told nothing but the place would give all clips the same.
-        return loss, metrics | health(tokens.mean(1)) | {"momentum": loss.new_tensor(self.momentum)}
-
-    forward = loss
+        return loss, metrics | health(seen.mean(1)) | {"momentum": loss.new_tensor(self.momentum)}
 
     def target_tokens(self, clips: Tensor) -> Tensor:
         """All tokens of clips `[B,T,3,H,W]`, as they are to be predicted: `[B,n,D]`."""

@@ -95,8 +95,6 @@ class WMSE(nn.Module):
             losses.append(mean_squared_distance(torch.stack([whiten(view, group, groups) for view in z])))
         return torch.stack(losses).mean(), health(features, embeddings)
 
-    forward = loss
-
 
 def mean_squared_distance(z: Tensor) -> Tensor:
     """Of the unit vectors of two views `[V, B, E]` of a clip, over all pairs and clips: twice their variance."""
