@@ -49,8 +49,10 @@ class Config:
     """heads trained after the clusters"""
     keep: float = 0.6
     """share of the videos, the most confident, that a head learns from"""
-    balanced: bool = True
-    """handle classes of unequal size"""
+    adjust: float = 1.0
+    """against classes of unequal size: power of the logit adjustment of the heads, 0 to 1"""
+    join: int = 1
+    """against classes of unequal size: small clusters a class, joined to classes at the start"""
     tail: float | None = None
     """compare on a long-tailed part of labelled videos: the largest class over the smallest"""
     seeds: int = 1
@@ -155,7 +157,7 @@ def _label(config: Config, videos: list[VideoFile], features: "Tensor", classes:
     from vidssl.checkpoint import replacing
     from vidssl.self_label import self_label
 
-    found = self_label(features, classes, config.rounds, config.keep, config.balanced, config.seed)
+    found = self_label(features, classes, config.rounds, config.keep, config.adjust, config.join, config.seed)
     text = StringIO()
     rows = [[video.path.resolve(), int(label)] for video, label in zip(videos, found[-1].labels, strict=True)]
     csv.writer(text, lineterminator="\n").writerows([["path", "label"], *rows])
@@ -191,11 +193,12 @@ def _compare(config: Config, truth: list[str], features: "Tensor", classes: int)
     for trial in range(config.seeds):
         part = long_tailed(truth, config.tail, config.seed + trial)
         known = [truth[item] for item in part]
-        for arm, balanced in enumerate((False, True)):
-            found = self_label(features[part], classes, config.rounds, config.keep, balanced, config.seed + trial)
+        for arm, (adjust, join) in enumerate(((0.0, 1), (config.adjust, config.join))):
+            found = self_label(features[part], classes, config.rounds, config.keep, adjust, join, config.seed + trial)
             scores[arm, trial] = [list(vars(agreement(result.labels, known)).values()) for result in found]
     print(f"{len(part)} videos a trial, {config.seeds} trials; mean ± standard error over trials")
     report: dict[str, Any] = {"run": str(config.run), "data": str(config.data), "tail": config.tail, "arms": {}}
+    report |= {"adjust": config.adjust, "join": config.join}
     for arm, title in enumerate(("without handling", "with handling")):
         mean, error = scores[arm].mean(axis=0), _error(scores[arm])
         for number, when in ((0, "clusters"), (config.rounds, f"round {config.rounds}")):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vidssl.errors import VidsslError
-from vidssl.self_label import agreement, cluster, confident, long_tailed, self_label
+from vidssl.self_label import Round, _head, adjusted, agreement, cluster, confident, long_tailed, self_label
 
 
 def blobs(sizes: list[int], spread: float, views: int = 3, seed: int = 0) -> tuple[torch.Tensor, np.ndarray]:
@@ -18,43 +18,48 @@ def blobs(sizes: list[int], spread: float, views: int = 3, seed: int = 0) -> tup
     return torch.from_numpy(seen).float(), truth
 
 
-@pytest.mark.parametrize("balanced", [True, False])
-def test_separate_classes_are_labelled_without_error(balanced: bool) -> None:
+@pytest.mark.parametrize(("adjust", "join"), [(0.0, 1), (1.0, 4)])
+def test_separate_classes_are_labelled_without_error(adjust: float, join: int) -> None:
     features, truth = blobs([40, 40, 40], spread=0.3)
-    rounds = self_label(features, 3, rounds=2, balanced=balanced)
-    assert len(rounds) == 3
+    rounds = self_label(features, 3, rounds=1, adjust=adjust, join=join)
+    assert len(rounds) == 2
     for result in rounds:
         assert agreement(result.labels, truth).accuracy == 1.0
         assert ((result.confidence >= 0) & (result.confidence <= 1)).all()
     assert rounds[0].kept.sum() == pytest.approx(0.6 * 120, abs=3)
 
 
-def test_heads_correct_what_clusters_confuse() -> None:
-    gains = []
-    for seed in range(3):
-        features, truth = blobs([60, 60, 60, 60], spread=1.6, views=6, seed=seed)
-        first, *_, last = (agreement(result.labels, truth).accuracy for result in self_label(features, 4, seed=seed))
-        gains.append(last - first)
-    assert np.mean(gains) > 0.02
+def test_a_head_corrects_labels_it_did_not_learn_from() -> None:
+    features, truth = blobs([60, 60, 60], spread=0.8)
+    wrong = np.random.default_rng(0).random(180) < 0.25
+    labels = np.where(wrong, (truth + 1) % 3, truth)
+    chances = _head(features, Round(labels, np.where(wrong, 0.1, 0.9), ~wrong), classes=3, seed=0).numpy()
+    assert chances.sum(axis=1) == pytest.approx(np.ones(180))
+    assert (chances.argmax(axis=1) == truth)[wrong].mean() > 0.95
 
 
-def test_a_large_class_is_cut_by_k_means_and_kept_whole_by_the_handling() -> None:
+def test_a_large_class_is_cut_by_k_means_and_kept_whole_by_joining() -> None:
     scores = np.empty((3, 2))
     for seed in range(3):
         features, truth = blobs([300, 30, 20], spread=0.5, seed=seed)
         x = features.mean(dim=1).double().numpy()
-        scores[seed] = [agreement(cluster(x, 3, balanced, seed)[0], truth).balanced for balanced in (False, True)]
+        scores[seed] = [agreement(cluster(x, 3, join, seed)[0], truth).balanced for join in (1, 5)]
     assert (scores[:, 0] < 0.6).all()
     assert (scores[:, 1] > 0.99).all()
 
 
 def test_confident_items_by_hand() -> None:
-    labels = np.array([0, 0, 0, 0, 0, 0, 1, 1])
-    sure = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.2, 0.1])
-    assert np.flatnonzero(confident(labels, sure, 0.5, balanced=False)).tolist() == [0, 1, 2, 3]
-    # beside them a quarter of each class, rounded up: 2 of class 0 (there already), 1 of class 1
-    assert np.flatnonzero(confident(labels, sure, 0.5, balanced=True)).tolist() == [0, 1, 2, 3, 6]
-    assert confident(labels, sure, 1.0, balanced=True).all()
+    sure = np.array([0.9, 0.1, 0.7, 0.6, 0.5])
+    assert np.flatnonzero(confident(sure, 0.4)).tolist() == [0, 2]
+    assert np.flatnonzero(confident(sure, 0.41)).tolist() == [0, 2, 3]
+    assert confident(sure, 1.0).all()
+
+
+def test_adjustment_by_hand() -> None:
+    # shares 0.8 and 0.2; to the power 1/2 their ratio is 2, so odds of 3 : 2 become 3 : 4
+    found = adjusted(np.array([[0.6, 0.4], [0.9, 0.1]]), np.array([0, 0, 0, 0, 1]), 0.5)
+    assert found == pytest.approx(np.array([[3 / 7, 4 / 7], [9 / 11, 2 / 11]]))
+    assert adjusted(np.array([[0.7, 0.3]]), np.array([0, 0, 1]), 0.0) == pytest.approx(np.array([[0.7, 0.3]]))
 
 
 def test_agreement_by_hand() -> None:
@@ -97,6 +102,8 @@ def test_wrong_input_is_answered() -> None:
         ((features, 1), "got 1 classes"),
         ((features, 2, -1), "-1 rounds"),
         ((features, 2, 1, 0.0), "keep 0.0"),
+        ((features, 2, 1, 0.5, 2.0), "adjust 2.0"),
+        ((features, 2, 1, 0.5, 1.0, 0), "join 0"),
         ((features, 5), "20 items are too few for 5 classes; 25"),
     ]:
         with pytest.raises(VidsslError, match=words):
