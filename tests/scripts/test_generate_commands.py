@@ -20,7 +20,8 @@ def test_physics_videos_with_targets_and_groups(tmp_path: Path, capsys: pytest.C
     assert len(videos) == 21
     assert set(read_groups(out / "groups.csv", videos)) == {"group0", "group1", "group2"}
     kept = tmp_path / "speed.csv"
-    kept.write_text("\n".join(",".join(line.split(",")[i] for i in (0, 2)) for line in (out / "targets.csv").open()))
+    rows = [line.split(",") for line in (out / "targets.csv").read_text().splitlines()]
+    kept.write_text("\n".join(f"{row[0]},{row[2]}" for row in rows))
     speeds = read_targets(kept, videos)["speed"]
     assert (np.array(speeds) > 0).all()
     assert vidssl([*command, "--workers", "0"]) == 0
