@@ -65,7 +65,14 @@ def test_baselines_refuse_other_arrays() -> None:
 
 
 def test_untrained_has_the_architecture_and_its_seed_alone() -> None:
-    config = {"encoder": {"name": "small"}, "context": {"name": "gru", "dim": 8}}
+    context = {"name": "gru", "dim": 8}
+    config = {
+        "encoder": {"name": "small"},
+        "context": context,
+        "image_size": [32, 32],
+        "fps": None,
+        "output": "encoder",
+    }
     run = FeatureExtractor.random("small", (32, 32), seed=7)
     run.config = config
     frames = torch.randint(0, 256, (1, 2, 32, 32, 3), dtype=torch.uint8)

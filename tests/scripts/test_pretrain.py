@@ -71,7 +71,7 @@ def test_image_cpc_and_method_options(videos: Path, tmp_path: Path) -> None:
     ("more", "message"),
     [
         (["--method", "cpd"], "unknown method 'cpd'; the methods here are:"),
-        (["--encoder", "vgg"], "unknown encoder 'vgg'; the encoders here are: control, resnet18"),
+        (["--encoder", "vgg"], "unknown encoder 'vgg'; the encoders here are: control, fine-both"),
         (["--options", "negative=both"], "unknown cpc option 'negative'; the cpc options here are: cells, context"),
         (["--options", "negatives"], "write name=value"),
         (["--options", "steps=abc"], "cpc option steps: got 'abc'; write a value like its default, 3"),

@@ -156,7 +156,7 @@ def test_mistakes(config: Config, folder: Path, results: dict[str, Any]) -> None
         ({"demos": folder / "run"}, "not a folder of recorded episodes"),
         ({"demos": demos, "demo_episodes": 99}, "holds 12 demonstrations"),
         ({"demos": demos, "size": 48}, r"images of 32x32.*48x48"),
-        ({"run": None, "arms": ("pixels",), "encoder": "vit"}, r"unknown encoder 'vit'"),
+        ({"run": None, "arms": ("pixels",), "encoder": "vgg"}, r"unknown encoder 'vgg'"),
     ]
     for change, message in cases:
         with pytest.raises(VidsslError, match=message):
