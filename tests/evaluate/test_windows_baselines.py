@@ -66,7 +66,8 @@ def test_baselines_refuse_other_arrays() -> None:
 
 def test_untrained_has_the_architecture_and_its_seed_alone() -> None:
     context = {"name": "gru", "dim": 8}
-    config = {
+    shape = {"image_size": [32, 32], "fps": None, "output": "encoder"}
+    config = {"encoder": {"name": "small"}, "context": context, **shape}
         "encoder": {"name": "small"},
         "context": context,
         "image_size": [32, 32],
