@@ -68,12 +68,6 @@ def test_untrained_has_the_architecture_and_its_seed_alone() -> None:
     context = {"name": "gru", "dim": 8}
     shape = {"image_size": [32, 32], "fps": None, "output": "encoder"}
     config = {"encoder": {"name": "small"}, "context": context, **shape}
-        "encoder": {"name": "small"},
-        "context": context,
-        "image_size": [32, 32],
-        "fps": None,
-        "output": "encoder",
-    }
     run = FeatureExtractor.random("small", (32, 32), seed=7)
     run.config = config
     frames = torch.randint(0, 256, (1, 2, 32, 32, 3), dtype=torch.uint8)
