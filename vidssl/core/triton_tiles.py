@@ -37,6 +37,8 @@ def precision(features: Tensor) -> str:
 
 
 class Tiles(NamedTuple):
+    """The size of a kernel's tiles, its warps and its pipeline stages."""
+
     rows: int
     columns: int
     warps: int
