@@ -210,7 +210,7 @@ def _digest(digits: Images) -> str:
 
 def _read(file: Path) -> Images:
     if not file.is_file():
-        raise VidsslError(f"{file}: no such file; give a .csv, .csv.gz or .npz of digits")
+        raise VidsslError(f"{file}: no such file; give a .csv, .csv.gz or .npz of digits, or None for drawn ones")
     if file.name.endswith((".csv", ".csv.gz")):
         return _read_csv(file)
     if file.suffix == ".npz":

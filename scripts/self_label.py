@@ -7,14 +7,16 @@ Example:
 
     vidssl self-label runs/mine videos/ --classes 6 --out runs/mine/labels
 
-writes labels.csv (path,label: a list that other commands take) and self_label.json. With --tail 10 a labelled folder is
-made long-tailed first (the largest class 10 times the smallest), and the handling of unequal classes is compared with
-doing without it, over --seeds choices of the tail and of k-means:
+writes labels.csv (path,label: a list that other commands take), confidence.csv (how sure each label is, and whether it
+was learned from) and self_label.json; quarantine.csv lists what can't be read. With --tail 10 a labelled folder is made
+long-tailed first (the largest class 10 times the smallest), and the handling of unequal classes is compared with doing
+without it, over --seeds choices of the tail and of k-means:
 
     vidssl self-label runs/mine videos/ --tail 10 --seeds 8 --out runs/mine/tail
 """
 
 import csv
+import os
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -104,7 +106,7 @@ def run(config: Config) -> dict[str, Any]:
     else:
         report = _compare(config, [str(video.label) for video in kept], features, classes)
     write_json(config.out / "self_label.json", report)
-    print(f"wrote {config.out}/self_label.json" + (" and labels.csv" if config.tail is None else ""))
+    print(f"wrote {config.out}/self_label.json" + (", labels.csv and confidence.csv" if config.tail is None else ""))
     return report
 
 
@@ -115,7 +117,7 @@ def encode(videos: list[VideoFile], extractor: "FeatureExtractor", config: Confi
     from vidssl.datasets.quarantine import Quarantine
     from vidssl.scripts.decoding import read_windows
 
-    quarantine = Quarantine(max_failed=config.max_failed)
+    quarantine = Quarantine(config.out / "quarantine.csv", config.max_failed)
     frames = int(extractor.config["clip"]["frames"])
     make_views = _views(extractor, config)
     kept, features = [], []
@@ -158,11 +160,26 @@ def _label(config: Config, videos: list[VideoFile], features: "Tensor", classes:
     from vidssl.self_label import self_label
 
     found = self_label(features, classes, config.rounds, config.keep, config.adjust, config.join, config.seed)
-    text = StringIO()
-    rows = [[video.path.resolve(), int(label)] for video, label in zip(videos, found[-1].labels, strict=True)]
-    csv.writer(text, lineterminator="\n").writerows([["path", "label"], *rows])
-    with replacing(config.out / "labels.csv") as temporary:
-        temporary.write_text(text.getvalue())
+    last, out = found[-1], config.out.resolve()
+    paths = [
+        Path(os.path.relpath(video.path.resolve(), out)).as_posix() for video in videos
+    ]  # a list's paths are its own
+    numbers = [
+        (int(label), f"{sure:.4f}", int(kept))
+        for label, sure, kept in zip(last.labels, last.confidence, last.kept, strict=True)
+    ]
+    tables: dict[str, list[tuple[Any, ...]]] = {
+        "labels.csv": [("path", "label"), *((path, label) for path, (label, _, _) in zip(paths, numbers, strict=True))],
+        "confidence.csv": [
+            ("path", "label", "confidence", "kept"),
+            *((path, *row) for path, row in zip(paths, numbers, strict=True)),
+        ],
+    }
+    for name, rows in tables.items():
+        text = StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        with replacing(out / name) as temporary:
+            temporary.write_text(text.getvalue())
     truth = [str(video.label) for video in videos] if labelled else None
     rounds = [_round(result, truth) for result in found]
     for number, entry in enumerate(rounds):

@@ -90,7 +90,7 @@ def value_and_gradients(function, *inputs: Tensor) -> list[Tensor]:
     return [value.detach(), *torch.autograd.grad((value * torch.linspace(-1, 2, value.numel()).cuda()).sum(), leaves)]
 
 
-def close(got: list[Tensor], exact: list[Tensor], dtype: torch.dtype) -> None:
+def assert_close(got: list[Tensor], exact: list[Tensor], dtype: torch.dtype) -> None:
     for place, (mine, plain) in enumerate(zip(got, exact, strict=True)):
         accuracy = {torch.float32: 3e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}[dtype] if place else 1e-5
         assert (mine.double() - plain).norm() <= accuracy * plain.norm()
@@ -114,7 +114,7 @@ def test_compiled_kernels(n: int, m: int, dim: int, dtype: torch.dtype) -> None:
         exact = value_and_gradients(
             lambda q, k, t, e=exclude: naive_losses(q, k, positives, t, e), query.double(), key.double(), tau.double()
         )
-        close(got, exact, dtype)
+        assert_close(got, exact, dtype)
 
 
 @gpu
@@ -126,7 +126,7 @@ def test_compiled_symmetric_kernels(n: int, dim: int, dtype: torch.dtype, determ
     rules = [Exclude(own, own, "equal")]
     got = value_and_gradients(lambda z: nt_xent(z, own.roll(1), 0.1, deterministic=deterministic), features)
     exact = value_and_gradients(lambda z: naive_losses(z, z, own.roll(1), 0.1, rules).mean(), features.double())
-    close(got, exact, dtype)
+    assert_close(got, exact, dtype)
     if deterministic:
         again = value_and_gradients(lambda z: nt_xent(z, own.roll(1), 0.1, deterministic=True), features)
         assert all(torch.equal(a, b) for a, b in zip(got, again, strict=True))
@@ -138,6 +138,6 @@ def test_compiled_repulsion_of_a_near_uniform_softmax(dtype: torch.dtype) -> Non
     query, key, own = unit(256, 64, 0, dtype), unit(16_384, 64, 1, dtype), torch.arange(256, device="cuda")
     got = value_and_gradients(lambda q, k: info_nce(q, k, own, 10.0), query, key)
     exact = value_and_gradients(lambda q, k: F.cross_entropy(q @ k.T / 10.0, own), query.double(), key.double())
-    close(got, exact, dtype)
+    assert_close(got, exact, dtype)
     repelled, expected = got[2][256:].double(), exact[2][256:]
     assert (repelled - expected).norm() <= 0.01 * expected.norm()

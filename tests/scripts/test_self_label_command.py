@@ -1,5 +1,6 @@
 """`vidssl self-label`: labels of videos, the long-tailed comparison, and answers to bad input."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -38,7 +39,14 @@ def test_labels_of_videos(run: Path, videos: Path, tmp_path: Path, capsys: pytes
     assert sum(report["rounds"][1]["sizes"]) == 20
     assert "round 1   accuracy" in capsys.readouterr().out
     listed = find_videos(tmp_path / "labels.csv")  # a list that other commands take
-    assert sorted(video.path for video in listed) == sorted(video.path for video in find_videos(videos))
+    assert sorted(video.path.resolve() for video in listed) == sorted(video.path for video in find_videos(videos))
+    assert not any(Path(video.name).is_absolute() for video in listed)  # the folders may move together
+    sure = list(csv.DictReader((tmp_path / "confidence.csv").read_text().splitlines()))
+    assert [row["label"] for row in sorted(sure, key=lambda row: row["path"])] == [
+        video.label for video in sorted(listed, key=lambda video: video.name)
+    ]
+    assert all(0 <= float(row["confidence"]) <= 1 for row in sure)
+    assert sum(row["kept"] == "1" for row in sure) == report["rounds"][-1]["kept"]
     assert {video.label for video in listed} == {"0", "1"}
 
 

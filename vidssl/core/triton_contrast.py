@@ -48,6 +48,7 @@ def load_rows(base, rows, count, dim, BLOCK_D: tl.constexpr, EVEN: tl.constexpr)
 
 @triton.jit
 def store_rows(base, rows, count, dim, values, BLOCK_D: tl.constexpr):
+    """Write values [R, BLOCK_D] to the rows of a [count, dim] table; what lies outside it is left out."""
     columns = tl.arange(0, BLOCK_D)
     at = base + rows.to(tl.int64)[:, None] * dim + columns[None, :]
     tl.store(at, values, mask=(rows < count)[:, None] & (columns < dim)[None, :])
