@@ -67,9 +67,9 @@ def find_videos(source: str | Path) -> list[VideoFile]:
 
 
 def _from_folder(folder: Path) -> list[VideoFile]:
-    names = [path.relative_to(folder) for path in _walk(folder) if path.suffix.lower() in VIDEO_EXTENSIONS]
+    names = [path.relative_to(folder) for path in walk_files(folder) if path.suffix.lower() in VIDEO_EXTENSIONS]
     if not names:
-        inside = Counter(path.suffix.lower() or "(no extension)" for path in _walk(folder))
+        inside = Counter(path.suffix.lower() or "(no extension)" for path in walk_files(folder))
         held = ", ".join(f"{count} {suffix}" for suffix, count in inside.most_common(5)) or "nothing"
         raise VidsslError(
             f"{folder}: no videos; found {held}, looked for {' '.join(VIDEO_EXTENSIONS)} in all subfolders"
@@ -78,7 +78,7 @@ def _from_folder(folder: Path) -> list[VideoFile]:
     return [VideoFile(folder / name, name.as_posix(), name.parts[0] if classes else None) for name in names]
 
 
-def _walk(folder: Path) -> Iterable[Path]:
+def walk_files(folder: Path) -> Iterable[Path]:
     """All files that are not hidden; linked folders are entered once, so that a loop of links ends."""
     seen: set[str] = set()
     for root, folders, files in os.walk(folder, onerror=_unreadable, followlinks=True):
