@@ -1,0 +1,152 @@
+"""From a depth image to points and normals, and the questions that come first: is it depth, and do K and it agree?
+
+H, W rows and columns; n surface points; K [3,3] intrinsics in pixels, pixel centres at integers.
+Camera frame x right, y down, z forward; metres. Depth is z, not the length of the ray; 0 = no return.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vidssl.errors import VidsslError
+
+FEWEST_POINTS = 50  # a rotation has 3 degrees of freedom, a plane and noise take the rest
+FARTHEST = 50.0  # metres; what a depth camera calls farther than this is a number of millimetres
+STEEPEST = 4.0  # tangent of 76°: a steeper change of depth between pixels counts as an edge
+
+
+def check_depth(depth: ArrayLike, name: str = "depth") -> NDArray[np.float32]:
+    """One depth image as float32 [H, W] metres.
+
+    Args:
+        depth: what a caller passed, array or CPU tensor.
+        name: how the message calls it.
+
+    Raises:
+        VidsslError: not an image, not numbers, NaN, negative, empty, under 50 surface points, or millimetres.
+    """
+    try:
+        image = np.asarray(depth, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise VidsslError(f"{name}: not an array of numbers ({error}); pass depth float32 [H,W] in metres") from error
+    if image.ndim != 2:
+        raise VidsslError(
+            f"{name}: expected depth [H,W] in metres, got shape {image.shape}; pass one image, no channels"
+        )
+    if not np.isfinite(image).all():
+        bad = int((~np.isfinite(image)).sum())
+        raise VidsslError(f"{name}: {bad} of {image.size} pixels are NaN or infinite; write 0 where there is no return")
+    if (image < 0).any():
+        raise VidsslError(f"{name}: got depth down to {image.min():.3g} m; depth grows forwards, 0 means no return")
+    seen = image[image > 0]
+    if len(seen) == 0:
+        raise VidsslError(f"{name}: empty, no pixel has a return; is the object in view and the mask not inverted?")
+    if len(seen) < FEWEST_POINTS:
+        points = "1 surface point" if len(seen) == 1 else f"{len(seen)} surface points"
+        raise VidsslError(
+            f"{name}: {points} of {image.size} pixels; {FEWEST_POINTS} at the least are needed to tell a rotation"
+        )
+    if (middle := float(np.median(seen))) > FARTHEST:
+        raise VidsslError(
+            f"{name}: median depth {middle:.4g}; this looks like millimetres, metres are expected: divide by 1000"
+        )
+    return image
+
+
+def check_intrinsics(K: ArrayLike, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Intrinsics as float64 [3, 3], plausible for an image of `shape` (H, W).
+
+    Raises:
+        VidsslError: not a matrix [[fx,0,cx],[0,fy,cy],[0,0,1]], a principal point outside the picture, or focal lengths
+            that give a field of view under 3° or over 150°, or differ by more than a factor of 2.
+    """
+    matrix, (height, width) = np.asarray(K, dtype=np.float64), shape
+    if matrix.shape != (3, 3) or not np.isfinite(matrix).all():
+        raise VidsslError(f"K: expected finite intrinsics [3,3] in pixels, got shape {matrix.shape}")
+    (fx, skew, cx), (zero, fy, cy) = matrix[0], matrix[1]
+    if skew or zero or not np.array_equal(matrix[2], (0, 0, 1)):
+        raise VidsslError(
+            f"K: expected [[fx,0,cx],[0,fy,cy],[0,0,1]], got {matrix.tolist()}; is it transposed? cx, cy go into"
+            " the last column"
+        )
+    if not (0 <= cx <= width - 1 and 0 <= cy <= height - 1):
+        raise VidsslError(
+            f"K: principal point ({cx:g}, {cy:g}) lies outside the picture of {width}x{height} pixels; was K scaled and"
+            " cropped along with the image?"
+        )
+    for name, focal, pixels in (("fx", fx, width), ("fy", fy, height)):
+        if focal <= 0 or not 3 <= (view := float(np.degrees(2 * np.arctan(pixels / 2 / focal)))) <= 150:
+            seen = "" if focal <= 0 else f", a field of view of {view:.3g}°"
+            raise VidsslError(
+                f"K: {name} = {focal:g} px is implausible for {pixels} pixels{seen}; expected 3° to 150°: give it in"
+                " pixels of this image, not in millimetres or shares of its width"
+            )
+    if not 0.5 <= fx / fy <= 2:
+        raise VidsslError(
+            f"K: fx = {fx:g} and fy = {fy:g} px differ by more than a factor of 2; pixels are nearly square"
+        )
+    return matrix
+
+
+def backproject(depth: NDArray[np.floating], K: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Points float32 [n, 3] in metres of the pixels of depth [H, W] with a return, row by row."""
+    return points_image(depth, K)[depth > 0]
+
+
+def points_image(depth: NDArray[np.floating], K: NDArray[np.floating]) -> NDArray[np.float32]:
+    """The point [..., H, W, 3] in metres of each pixel of depth [..., H, W]; the origin where there is no return."""
+    height, width = depth.shape[-2:]
+    z = np.asarray(depth, dtype=np.float32)
+    x = z * ((np.arange(width) - K[0, 2]) / K[0, 0]).astype(np.float32)
+    y = z * ((np.arange(height) - K[1, 2]) / K[1, 1]).astype(np.float32)[:, None]
+    return np.stack((x, y, z), axis=-1)
+
+
+def depth_normals(depth: NDArray[np.floating], K: NDArray[np.floating], radius: int = 2) -> NDArray[np.float32]:
+    """Unit normals [..., H, W, 3] that face the camera; 0 where they are unknown.
+
+    In an image of a plane 1/z is linear in the pixel's place: n·P = d and P = z K⁻¹(u,v,1) give 1/z = (n/d)·K⁻¹(u,v,1).
+    It is fitted by least squares over the window, to the pixels which have a return and lie on the same surface (no
+    edge between them and the centre), so that noise averages out.
+
+    Args:
+        depth: [..., H, W] metres, 0 = no return.
+        K: [3, 3].
+        radius: half the window's width in pixels; 2 is a window of 5x5.
+    """
+    z = np.asarray(depth, dtype=np.float32)
+    valid = z > 0
+    inverse = np.where(valid, 1 / np.where(valid, z, 1), 0).astype(np.float32)
+    n, u, v, uu, uv, vv, w, uw, vw = _moments(z, inverse, 2 * STEEPEST / (K[0, 0] + K[1, 1]), radius)
+    n = np.maximum(n, 1)
+    uu, uv, vv, uw, vw = uu - u * u / n, uv - u * v / n, vv - v * v / n, uw - u * w / n, vw - v * w / n
+    determinant = uu * vv - uv * uv
+    known = valid & (determinant > 0.1)  # three pixels of one corner give 1/3, pixels on a line 0
+    scale = np.where(known, determinant, 1)
+    a, b = (vv * uw - uv * vw) / scale, (uu * vw - uv * uw) / scale
+    centre = inverse + (w - a * u - b * v) / n
+    columns, rows = np.arange(z.shape[-1]) - K[0, 2], np.arange(z.shape[-2])[:, None] - K[1, 2]
+    normal = -np.stack((K[0, 0] * a, K[1, 1] * b, centre - a * columns - b * rows), axis=-1)
+    length = np.linalg.norm(normal, axis=-1, keepdims=True)
+    return np.where(known[..., None], normal / np.where(length > 0, length, 1), 0).astype(np.float32)
+
+
+def _moments(
+    z: NDArray[np.float32], inverse: NDArray[np.float32], slope: float, radius: int
+) -> tuple[NDArray[np.float32], ...]:
+    """Sums [..., H, W] of 1, u, v, uu, uv, vv, w, uw, vw over each window: u, v to the right and down from its centre,
+    w = 1/z less that of the centre; over pixels whose depth differs from the centre's by under slope·z·distance."""
+    height, width = z.shape[-2:]
+    sums = tuple(np.zeros_like(z) for _ in range(9))
+    for v in range(-radius, radius + 1):
+        for u in range(-radius, radius + 1):
+            here = (..., slice(max(0, -v), height - max(0, v)), slice(max(0, -u), width - max(0, u)))
+            there = (..., slice(max(0, v), height - max(0, -v)), slice(max(0, u), width - max(0, -u)))
+            limit = np.float32(slope * np.hypot(u, v)) * z[here]
+            near = (z[there] > 0) & (np.abs(z[there] - z[here]) <= limit)
+            one = near.astype(np.float32)
+            w = one * (inverse[there] - inverse[here])
+            for total, factor in zip(sums, (1, u, v, u * u, u * v, v * v), strict=False):
+                total[here] += factor * one
+            for total, factor in zip(sums[6:], (1, u, v), strict=True):
+                total[here] += factor * w
+    return sums
