@@ -9,6 +9,7 @@ turned.
 
 from dataclasses import dataclass
 from typing import Self
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ class Light:
     ambient: float = 0.35
     """share of the light that comes from everywhere, 0 to 1"""
     paint: int = 0
-    """seed of the objects' colours; every object has its own"""
+    """seed of the objects' colours, which depend on this and the object's name"""
 
     def __post_init__(self) -> None:
         if not np.linalg.norm(self.towards) > 0 or not 0 <= self.ambient <= 1 or self.paint < 0:
@@ -49,18 +50,18 @@ class Light:
         return cls(towards, float(rng.uniform(0.2, 0.5)), paint)
 
 
-def paint_colours(places: Floats, index: int, seed: int) -> Floats:
+def paint_colours(places: Floats, name: str, seed: int) -> Floats:
     """Colours of places on an object.
 
     Args:
         places: float32 [p,3], the object's own frame, in units of its radius.
-        index: of the object.
+        name: of the object; other names have other colours.
         seed: of the paint.
 
     Returns:
         float32 [p,3] RGB in 0.15 … 1, smooth in `places`.
     """
-    rng = np.random.default_rng([seed, index])
+    rng = np.random.default_rng([seed, crc32(name.encode())])
     waves = rng.normal(0, FREQUENCY, (3, WAVES, 3)).astype(np.float32)  # colour, wave, axis
     phases = rng.uniform(0, 2 * np.pi, (3, WAVES)).astype(np.float32)
     colours = np.sin(np.einsum("pa,cwa->pcw", places, waves, optimize=True) + phases).mean(2) * np.sqrt(WAVES)
@@ -68,13 +69,13 @@ def paint_colours(places: Floats, index: int, seed: int) -> Floats:
     return (DARKEST + (BRIGHTEST - DARKEST) * bright).astype(np.float32)
 
 
-def shade(normals: Floats, places: Floats, index: int, light: Light) -> NDArray[np.uint8]:
+def shade(normals: Floats, places: Floats, name: str, light: Light) -> NDArray[np.uint8]:
     """RGB of surface points: paint x (ambient + (1 - ambient) max(0, normal . lamp)).
 
     Args:
         normals: float32 [p,3], unit, camera frame.
         places: float32 [p,3], as `paint_colours`.
-        index: of the object.
+        name: of the object; other names have other colours.
         light: the lamp.
 
     Returns:
@@ -82,4 +83,4 @@ def shade(normals: Floats, places: Floats, index: int, light: Light) -> NDArray[
     """
     lamp = np.asarray(light.towards, np.float32) / np.float32(np.linalg.norm(light.towards))
     lit = light.ambient + (1 - light.ambient) * np.maximum(normals @ lamp, 0)
-    return np.round(255 * paint_colours(places, index, light.paint) * lit[:, None]).astype(np.uint8)
+    return np.round(255 * paint_colours(places, name, light.paint) * lit[:, None]).astype(np.uint8)

@@ -18,7 +18,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,45 +28,13 @@ from vidssl.open3d_library import load_open3d
 
 from .mesh_light import Light, shade
 from .meshes import Mesh
+from .pinhole import NEAREST, PinholeCamera, rotation_mask
 
 Floats = NDArray[np.float32]
 
 CHANNELS = ("depth", "normal", "shade")
-NEAREST = 0.01  # metres: nothing may come nearer to the camera
 BYTES_PER_TRIANGLE = 200  # of a search tree, its mesh and hull: 93 measured for Embree 4 on 638,400 triangles
 BYTES_PER_SCENE = 50_000  # of the smallest: 21,000 measured
-
-
-@dataclass(frozen=True)
-class PinholeCamera:
-    """A square pinhole camera whose principal point is the middle of the image."""
-
-    size: int = 128
-    """side S of the image, pixels"""
-    focal: float = 300.0
-    """focal length, pixels"""
-    distance: float = 0.8
-    """from the camera to the middle of the object, metres"""
-
-    def __post_init__(self) -> None:
-        if self.size < 1 or self.focal <= 0 or self.distance <= NEAREST:
-            raise VidsslError(
-                f"camera: got size {self.size}, focal {self.focal} px, distance {self.distance} m; size and focal must "
-                f"be positive, distance above {NEAREST}"
-            )
-
-    @property
-    def K(self) -> NDArray[np.float64]:
-        """Intrinsics float64 [3,3]."""
-        centre = (self.size - 1) / 2
-        return np.array([[self.focal, 0, centre], [0, self.focal, centre], [0, 0, 1]])
-
-    @cached_property
-    def directions(self) -> Floats:
-        """Direction through every pixel, float32 [S*S,3], row by row; z is 1."""
-        across = (np.arange(self.size) - (self.size - 1) / 2) / self.focal
-        x, y = np.meshgrid(across, across)
-        return np.stack([x.ravel(), y.ravel(), np.ones(self.size**2)], 1).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -157,8 +124,8 @@ class MeshRenderer:
         if "shade" in channels:
             points = directions * depth[:, None]
             places = (points - self._middle(offsets[0])) @ turn  # in the mesh's frame: paint sticks to the object
-            paint = int(indices[0])
-            found["shade"] = shade(normals, places / self._radius(paint), paint, light or Light())
+            places /= np.linalg.norm(self._scene(index).hull, axis=1).max()
+            found["shade"] = shade(normals, places, self.meshes[index].name, light or Light())
         views = {}
         for name in channels:
             view = np.zeros((size * size, *found[name].shape[1:]), found[name].dtype)
@@ -259,9 +226,6 @@ class MeshRenderer:
         cv2.fillConvexPoly(mask, cv2.convexHull(fixed), 1, cv2.LINE_8, 4)
         return np.flatnonzero(mask)
 
-    def _radius(self, index: int) -> np.float32:
-        return np.float32(np.linalg.norm(self._scene(index).hull, axis=1).max())
-
     def _scene(self, index: int) -> _Scene:
         with self._lock:  # a thread waits for a tree that another builds: two would take twice the memory
             if index in self._scenes:
@@ -271,14 +235,6 @@ class MeshRenderer:
             while self.kept_mb() > self.memory_mb and len(self._scenes) > 1:
                 self._scenes.popitem(last=False)
             return scene
-
-
-def rotation_mask(rotations: Floats, tolerance: float = 1e-3) -> NDArray[np.bool_]:
-    """bool [n]: which of [n,3,3] are rotations, every entry of R^T R within `tolerance` of I's and det R > 0."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        square = np.swapaxes(rotations, 1, 2) @ rotations
-        close = (np.abs(square - np.eye(3)) <= tolerance).all((1, 2))
-        return close & (np.linalg.det(rotations) > 0)
 
 
 def _build(mesh: Mesh) -> _Scene:

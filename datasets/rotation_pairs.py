@@ -22,7 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 from vidssl.errors import VidsslError
 
 from .depth_sensor import DepthSensor
-from .mesh_views import MeshRenderer, rotation_mask
+from .mesh_views import MeshRenderer
+from .pinhole import check_camera, rotation_mask
 
 Floats = NDArray[np.float32]
 
@@ -79,18 +80,6 @@ class RotationPairs:
 
     def __len__(self) -> int:
         return len(self.a)
-
-
-def check_camera(K: NDArray[np.float64]) -> None:
-    """Nothing, when K is the matrix of a pinhole camera.
-
-    Raises:
-        VidsslError: it is not [3,3], has a focal length that is not positive, or another last row than 0 0 1.
-    """
-    if K.shape != (3, 3) or not np.isfinite(K).all() or min(K[0, 0], K[1, 1]) <= 0 or (K[2] != (0, 0, 1)).any():
-        raise VidsslError(
-            f"K: expected intrinsics [[fx,0,cx],[0,fy,cy],[0,0,1]] with positive focal lengths, got {K.tolist()}"
-        )
 
 
 def draw_pairs(
