@@ -2,7 +2,10 @@
 
 import gymnasium
 
-ENVIRONMENTS = {"vidssl/Rover-v0": "vidssl.robot.rover:RoverEnv"}
+ENVIRONMENTS = {
+    "vidssl/Reorient-v0": "vidssl.robot.reorient:ReorientEnv",
+    "vidssl/Rover-v0": "vidssl.robot.rover:RoverEnv",
+}
 
 
 def register() -> None:
