@@ -2,9 +2,9 @@
 
 n views, S side in pixels, m pixels of a view that see the object.
 
-    clean depth -> flying pixels at edges -> noise -> disparity steps -> stripe -> dropout
-                   (mixed depths where a       (of the measured depth)    (lost pixels: depth 0)
-                    pixel sees two surfaces)
+    clean depth -> flying pixels at edges -> noise -> disparity steps -> dropout -> stripe
+                   (a pixel that sees two                                (lost pixels: depth 0)
+                    surfaces mixes them)
 """
 
 from dataclasses import dataclass
@@ -69,22 +69,22 @@ class DepthSensor:
                 f"sensor: expected depth [n,S,S] and striped [n], got {depth.shape}"
                 + ("" if striped is None else f" and {striped.shape}")
             )
-        depth = depth.astype(np.float32)
+        depth = depth.astype(np.float32)  # a copy
         seen = depth > 0
         if self.flying:
             depth = fly(depth, self.flying, rng)
-        z = depth[seen]  # everything below works on these alone
+        pixels = np.flatnonzero(seen)
+        z = depth.reshape(-1)[pixels]  # what follows works on these alone
         if self.noise or self.growth:
             z += (self.noise + self.growth * z**2) * rng.standard_normal(z.shape, np.float32)
         if self.quantisation:
             z = quantise(z, self.quantisation)
-        depth[seen] = np.maximum(z, 0)
+        if self.dropout:
+            z *= rng.random(z.shape, np.float32) >= self.dropout
+        depth.reshape(-1)[pixels] = np.maximum(z, 0)
         if self.stripe:
             for view in range(len(depth)) if striped is None else np.flatnonzero(striped):
                 depth[view][hidden(seen[view], self.stripe, rng)] = 0
-        if self.dropout:
-            kept = rng.random(z.shape, np.float32) >= self.dropout
-            depth[seen] *= kept
         return depth
 
 

@@ -64,7 +64,7 @@ class RotationPairs:
                 f"R and object: expected [{n},3,3] and [{n}] for {n} pairs, got {self.R.shape} and {self.object.shape}"
             )
         for name, depth in (("a", self.a), ("b", self.b)):
-            wrong = ~(np.isfinite(depth) & (depth >= 0)).all((1, 2))
+            wrong = ~((depth.min((1, 2), initial=0) >= 0) & (depth.max((1, 2), initial=0) < np.inf))  # also of NaN
             if wrong.any():
                 raise VidsslError(
                     f"{name}[{int(wrong.argmax())}]: holds NaN, infinite or negative depths; expected metres, "
@@ -155,11 +155,11 @@ def save_pairs(path: str | Path, sets: Mapping[str, RotationPairs]) -> None:
     The file is written whole, then renamed.
 
     Raises:
-        VidsslError: not named .npz, no pairs, or sets of different cameras.
+        VidsslError: not a name for an .npz, no pairs, or sets of different cameras.
     """
-    path = Path(path)
-    if path.suffix != ".npz" or not sets:
-        raise VidsslError(f"{path}: expected a name ending in .npz and at least one set of pairs, got {len(sets)}")
+    path = check_target(path)
+    if not sets:
+        raise VidsslError(f"{path}: got no sets of pairs to write; give at least one")
     cameras = [pairs.K for pairs in sets.values()]
     if any((cameras[0] != K).any() for K in cameras):
         raise VidsslError(f"{path}: a file has one K for all its pairs, and these have several; write several files")
@@ -175,6 +175,18 @@ def save_pairs(path: str | Path, sets: Mapping[str, RotationPairs]) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def check_target(path: str | Path) -> Path:
+    """The path, if pairs can be written there.
+
+    Raises:
+        VidsslError: it does not end in .npz, or is a folder.
+    """
+    path = Path(path)
+    if path.suffix != ".npz" or path.is_dir():
+        raise VidsslError(f"{path}: expected the name of a file ending in .npz")
+    return path
 
 
 def load_pairs(path: str | Path) -> dict[str, RotationPairs]:
