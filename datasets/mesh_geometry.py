@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating[Any]]
+Floats = NDArray[np.float64]
 Indices = NDArray[np.integer[Any]]
 
 # Six points a triangle that integrate polynomials up to degree 4 exactly (Dunavant 1985, table for p = 4).
@@ -32,9 +33,9 @@ class SurfaceMoments:
     axes [3,3] (columns, right-handed), and two shape numbers of degree 3 and 4 that no rotation changes."""
 
     area: float
-    centroid: Array
-    deviations: Array
-    axes: Array
+    centroid: Floats
+    deviations: Floats
+    axes: Floats
     skewness: float
     kurtosis: float
 
@@ -66,7 +67,7 @@ def surface_moments(vertices: Array, triangles: Indices) -> SurfaceMoments:
     )
 
 
-def triangle_areas(vertices: Array, triangles: Indices) -> Array:
+def triangle_areas(vertices: Array, triangles: Indices) -> Floats:
     """[F] float64, in the unit of the vertices squared."""
     a, b, c = np.moveaxis(np.asarray(vertices, np.float64)[triangles], 1, 0)
     return np.linalg.norm(np.cross(b - a, c - a), axis=1) / 2
@@ -91,7 +92,7 @@ def is_closed(vertices: Array, triangles: Indices) -> bool:
     return not np.bincount(edge.reshape(-1), weights=way).any()
 
 
-def fingerprint(vertices: Array, triangles: Indices) -> Array:
+def fingerprint(vertices: Array, triangles: Indices) -> Floats:
     """Five numbers [5] that neither moving, turning, mirroring, scaling nor another triangulation changes."""
     moments = surface_moments(vertices, triangles)
     spread = np.linalg.norm(moments.deviations)
@@ -99,6 +100,6 @@ def fingerprint(vertices: Array, triangles: Indices) -> Array:
     return np.array([*ratios, np.log(moments.area / spread**2), moments.skewness, np.log(moments.kurtosis)])
 
 
-def geometry_key(prints: Array) -> str:
+def geometry_key(prints: Floats) -> str:
     """A short hash of a fingerprint [5] rounded to cells of 5%: copies under other names have the same."""
     return hashlib.sha256(np.rint(prints / COARSE).astype("<i8").tobytes()).hexdigest()[:16]

@@ -92,10 +92,9 @@ def squircle(power: float, count: int = SIDES) -> Floats:
     return points / ((np.abs(points) ** power).sum(1) ** (1 / power))[:, None]
 
 
-def wavy(teeth: int, depth: float, count: int = 48) -> Floats:
-    """A circle with `teeth` square teeth, `depth` of the radius deep: gears, knobs, splined shafts."""
-    angles = (np.arange(count) + 0.5) * 2 * np.pi / count
-    return circle(count) * np.where(np.cos(teeth * angles) > 0, 1.0, 1.0 - depth)[:, None]
+def wavy(teeth: int, depth: float) -> Floats:
+    """A circle with `teeth` teeth, `depth` of the radius deep, six points each: gears, knobs, splined shafts."""
+    return circle(6 * teeth) * np.where(np.arange(6 * teeth) % 6 < 3, 1.0, 1.0 - depth)[:, None]
 
 
 # Parts
@@ -149,7 +148,7 @@ def cylinder(radius: float, height: float, top: float | None = None) -> Part:
     return turned_part([(radius, 0), (radius if top is None else top, height)])
 
 
-def dome(radius: float, height: float, outline: Floats | None = None, rings: int = 6) -> Part:
+def dome(radius: float, height: float, outline: Floats | None = None, rings: int = 7) -> Part:
     """The upper half of an ellipsoid, from z = 0 to `height`."""
     angles = np.linspace(0, np.pi / 2, rings)
     return turned_part([(radius * np.cos(a), height * np.sin(a)) for a in angles], outline)
@@ -158,7 +157,7 @@ def dome(radius: float, height: float, outline: Floats | None = None, rings: int
 def capsule(radius: float, length: float, bottom: float | None = None) -> Part:
     """Round at both ends, `length` between the centres of the ends (0: a sphere), from z = 0 up; may taper."""
     low = radius if bottom is None else bottom
-    angles = np.linspace(0, np.pi / 2, 5)
+    angles = np.linspace(0, np.pi / 2, 7)
     lower = [(low * np.sin(a), -low * np.cos(a)) for a in angles]
     upper = [(radius * np.cos(a), length + radius * np.sin(a)) for a in angles]
     return turned_part(lower + upper)

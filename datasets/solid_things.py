@@ -139,7 +139,7 @@ def machined(rng: Rng) -> Part:
     teeth = int(rng.integers(5, 11))
     outer = [parts.circle(48), parts.squircle(8.0, 48), parts.regular(6, 48), parts.wavy(teeth, 0.2)][rng.integers(4)]
     outer = outer * rng.uniform(0.35, 0.6) * [1, rng.uniform(0.5, 1)]
-    hole = parts.circle(48) * np.linalg.norm(outer, axis=1).min() * rng.uniform(0.3, 0.75)
+    hole = parts.circle(len(outer)) * np.linalg.norm(outer, axis=1).min() * rng.uniform(0.3, 0.75)
     height = rng.uniform(0.1, 0.6)
     if rng.random() < 0.6:
         body = parts.ring(outer, np.add(hole, [0.0, rng.uniform(-0.05, 0.05)]), height)
