@@ -1,6 +1,6 @@
 """`vidssl/Reorient-v0`: a wrist turns an object that nobody has seen until its depth image looks like the goal's.
 
-S side of the depth image in pixels, V vertices, n rotations of a symmetry group.
+S side of the depth image in pixels, n rotations of a symmetry group.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
+from scipy.spatial.transform import Rotation  # type: ignore[import-untyped]
 
 from vidssl.datasets.depth_sensor import DepthSensor
 from vidssl.datasets.mesh_views import MeshRenderer, PinholeCamera
@@ -65,6 +65,7 @@ class ReorientEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self,
         split: str = "train",
         meshes: str | Path | Sequence[Mesh] = "default",
+        limit: int | None = 100,
         degrees: tuple[float, float] = (0.0, 30.0),
         sensor: DepthSensor | None = None,
         centre: float = 0.01,
@@ -75,7 +76,8 @@ class ReorientEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         """
         Args:
             split: "train" or "test": which objects are drawn.
-            meshes: folder of meshes, or "default" for generated solids; or meshes that are loaded already.
+            meshes: folder of meshes, or "default" for generated solids; or meshes of the split, loaded already.
+            limit: how many meshes of the folder, or solids, are loaded and split; None for all.
             degrees: lowest and highest angle between start and goal, within 0 to 180.
             sensor: noise of the depth camera; None for none. Its stripe, if it has one, hides parts of `depth` only.
             centre: the object is held, and the goal image taken, off centre by up to this on each axis, m.
@@ -92,16 +94,14 @@ class ReorientEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         if len(degrees) != 2 or not 0 <= degrees[0] <= degrees[1] <= 180:
             raise VidsslError(f"degrees: got {degrees!r}; give the lowest and the highest angle, within 0 to 180")
         if not isinstance(size, int) or not 32 <= size <= 512:
-            raise VidsslError(
-                f"size: got {size!r}; the side of the depth image is a whole number from 32 to 512 pixels"
-            )
+            raise VidsslError(f"size: got {size!r}; the depth image's side is a whole number from 32 to 512 pixels")
         if not 0 <= centre <= 0.03:
             raise VidsslError(f"centre: got {centre!r}; from 0 to 0.03 m, beyond that objects leave the picture")
         if max_steps < 1:
             raise VidsslError(f"max_steps: got {max_steps!r}; at least 1")
         self.render_mode = render_mode
         self.max_steps = max_steps
-        self.meshes = _of_split(meshes, split)
+        self.meshes = _of_split(meshes, split, limit)
         self.camera = PinholeCamera(size, 300.0 * size / 128, DISTANCE)
         self.observation_space: spaces.Dict = spaces.Dict(  # type: ignore[assignment]
             {
@@ -114,7 +114,7 @@ class ReorientEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self._degrees, self._centre = degrees, centre
         self._sensor = sensor
         self._still = None if sensor is None else replace(sensor, stripe=0.0)  # what the goal is seen with
-        self._renderer = MeshRenderer(self.meshes, self.camera)
+        self._renderer = MeshRenderer(self.meshes, self.camera, threads=1)
         self._large: MeshRenderer | None = None  # for `render`
         self._symmetry: dict[int, Symmetry] = {}
         self._wrist = Wrist()
@@ -132,9 +132,7 @@ class ReorientEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     @property
     def remaining(self) -> Floats:
         """The smallest rotation [3,3] from here to the goal or one that looks the same: privileged, not observed."""
-        goals = self._symmetry_of(self._object).equivalents(self._goal, self._wrist.rotation)
-        rests = goals @ self._wrist.rotation.T
-        return rests[np.argmax(np.trace(rests, axis1=1, axis2=2))]
+        return smallest_rest(self._goal, self._wrist.rotation, self._symmetry_of(self._object))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -142,7 +140,7 @@ class ReorientEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         """Start an episode with another object of the split."""
         super().reset(seed=seed)
         rng = self.np_random
-        self._object = int(rng.integers(len(self.meshes)))
+        self._object = self._draw_object()
         self._start = Rotation.random(random_state=rng).as_matrix()
         axis = rng.normal(size=3)
         angle = np.deg2rad(rng.uniform(*self._degrees))
@@ -170,10 +168,17 @@ class ReorientEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         if self.render_mode is None:
             return None
         if self._large is None:
-            self._large = MeshRenderer(self.meshes, PinholeCamera(PICTURE, 300.0 * PICTURE / 128, DISTANCE))
+            self._large = MeshRenderer(self.meshes, PinholeCamera(PICTURE, 300.0 * PICTURE / 128, DISTANCE), threads=1)
         poses = ((self._wrist.rotation, self._wrist.rotation @ self._grip), (self._goal, self._goal_offset))
         shades = [self._large.render(self._object, *pose, channels=("shade",))["shade"] for pose in poses]
         return np.concatenate(shades, axis=1)
+
+    def _draw_object(self) -> int:
+        """One that has an orientation: balls are passed over."""
+        for index in self.np_random.permutation(len(self.meshes)):
+            if self._symmetry_of(int(index)).continuous != "all":
+                return int(index)
+        raise VidsslError("meshes: all are balls, which look the same from everywhere; give others too")
 
     def _measure(self) -> None:
         """The error, and for how many steps on end it has been small."""
@@ -205,21 +210,38 @@ class ReorientEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
             "failure": failure,
             "error": self._error,
             "object": self.meshes[self._object].name,
-            "symmetric": len(self._symmetry_of(self._object).rotations) > 1,
+            "symmetric": self._symmetry_of(self._object).symmetric,
             "K": self.K,
         }
 
 
-def _of_split(meshes: str | Path | Sequence[Mesh], split: str) -> list[Mesh]:
-    if not isinstance(meshes, str | Path):
-        chosen = list(meshes)
-        if not chosen:
-            raise VidsslError("meshes: got an empty list; give at least one mesh")
-        return chosen
-    chosen = list(load_meshes(meshes).split(split))
-    if not chosen:
-        raise VidsslError(f"{meshes}: no object falls into the split {split!r}; give a folder with more meshes")
-    return chosen
+def smallest_rest(goal: Floats, now: Floats, symmetry: Symmetry) -> Floats:
+    """The smallest rotation [3,3] from `now` [3,3] to an orientation that looks like `goal` [3,3].
+
+    Those are `goal` G S for every S of the group. About a continuous axis a, all turns A(φ) S are in it, and the angle
+    of G A(φ) S Nᵀ is smallest where its trace, tr A(φ) M with M = S Nᵀ G, is largest. By Rodrigues' formula that is
+    cos φ (tr M - aᵀMa) + sin φ tr([a]ₓ M) + aᵀMa.
+    """
+    if symmetry.continuous == "all":
+        return np.eye(3)
+    group = symmetry.rotations.astype(np.float64)
+    if symmetry.axis is not None:
+        axis = symmetry.axis.astype(np.float64)
+        inner = group @ now.T @ goal  # M [n,3,3]
+        cosine = np.trace(inner, axis1=1, axis2=2) - axis @ inner @ axis
+        sine = np.einsum("ij,nji->n", np.cross(np.eye(3), axis), inner)
+        turns = Rotation.from_rotvec(np.arctan2(sine, cosine)[:, None] * axis).as_matrix()
+        group = turns @ group
+    rests = goal @ group @ now.T
+    return rests[np.argmax(np.trace(rests, axis1=1, axis2=2))]
+
+
+def _of_split(meshes: str | Path | Sequence[Mesh], split: str, limit: int | None) -> list[Mesh]:
+    if isinstance(meshes, str | Path):
+        return load_meshes(meshes, limit).split(split)
+    if not meshes:
+        raise VidsslError("meshes: got an empty list; give at least one mesh")
+    return list(meshes)
 
 
 def _checked(action: object) -> Floats:

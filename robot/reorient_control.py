@@ -1,7 +1,7 @@
 """Closed-loop reorientation: small steps along estimates of the rotation that is still to do.
 
-    depth, goal --estimator--> candidates R_i --· wrist W--> goals G_i = R_i W    the orientation the encoders should show
-                                                             G: the goal kept     one of them, over many steps
+    depth, goal --estimator--> candidates R_i --· wrist W--> goals G_i = R_i W   what the encoders should show at last
+                                                             G: the goal kept    one of them, over many steps
     action = fraction · log(G Wᵀ) · steps a second, at most the wrist's top speed
 
 n candidates; rotations [3,3] in the camera frame.
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
+from scipy.spatial.transform import Rotation  # type: ignore[import-untyped]
 
 from vidssl.errors import VidsslError
 from vidssl.rotation.so3 import check_rotation

@@ -127,7 +127,7 @@ def hull_inertia(vertices: Floats, mass: float) -> tuple[Floats, Floats]:
     The hull is cut into tetrahedra from an inner point; one with corners 0, a, b, c and volume v has the second moment
     v/20 (aaᵀ + bbᵀ + ccᵀ + ssᵀ), s = a + b + c (Blow & Binstock 2004).
     """
-    from scipy.spatial import ConvexHull
+    from scipy.spatial import ConvexHull  # type: ignore[import-untyped]
 
     hull = ConvexHull(vertices, qhull_options="QJ")  # joggled: a flat object has a hull too
     inner = vertices[hull.vertices].mean(axis=0)
