@@ -33,6 +33,7 @@ MAX_FOLD = 16
 POINTS = 800
 SCREEN = 64  # points of the first, quick test
 SAME = np.radians(3.0)  # rotations nearer to each other than this are one
+LARGEST = 60  # finite group: the icosahedron's
 STEP = np.radians(0.5)  # between axes of half turns that are tried
 
 
@@ -84,8 +85,7 @@ def symmetries(mesh: Mesh, tolerance: float = 0.02) -> Symmetry:
 
     Args:
         mesh: any; what cannot be seen from outside (parts inside others) does not count.
-        tolerance: how far a point may come to lie from the surface, as a share of the object's radius. Near the
-            tolerance the rotations found need not be closed under products.
+        tolerance: how far a point may come to lie from the surface, as a share of the object's radius.
 
     Raises:
         VidsslError: `tolerance` is below 0.01 (half turns are looked for in steps of 0.5 degrees) or above 0.2.
@@ -183,9 +183,9 @@ def _perpendicular_flip(fits: Fits, axis: Floats, revolved: bool) -> Floats:
     angles = np.zeros(1) if revolved else np.arange(0, np.pi, STEP)
     across = np.cos(angles)[:, None] * frame[:, 0] + np.sin(angles)[:, None] * frame[:, 1]
     flips = 2 * across[:, :, None] * across[:, None, :] - np.eye(3)
-    good = fits(flips)
-    start = int(np.argmin(good))  # angles go round: begin at one that does not fit
-    flips, good = np.roll(flips, -start, axis=0), np.flatnonzero(np.roll(good, -start))
+    fitting = fits(flips)
+    start = int(np.argmin(fitting))  # angles go round: begin at one that does not fit
+    flips, good = np.roll(flips, -start, axis=0), np.flatnonzero(np.roll(fitting, -start))
     if not len(good):
         return flips[:0]
     run = np.split(good, np.flatnonzero(np.diff(good) > 1) + 1)[
@@ -221,19 +221,26 @@ def _likely_axes(corners: Floats, triangles: NDArray[np.int64], most: int = 20) 
     return np.array(found)
 
 
-def _group(generators: Floats, fits: Fits, most: int = 120) -> Symmetry:
-    """The identity, the generators [g,3,3], and all their products that fit too."""
-    found = np.eye(3)[None]
-    new = generators
-    while len(new) and len(found) < most:
-        start = len(found)
-        for rotation in new:
-            if not _contains(found, rotation):
-                found = np.concatenate([found, rotation[None]])
-        products = np.einsum("aij,bjk->abik", found[start:], found[1:]).reshape(-1, 3, 3)
-        fresh = np.array([product for product in products if not _contains(found, product)]).reshape(-1, 3, 3)
-        new = fresh[fits(fresh)] if len(fresh) else fresh
-    return Symmetry(found.astype(np.float32))
+def _group(generators: Floats, fits: Fits) -> Symmetry:
+    """The group that rotations [g,3,3] make; one that would make something that does not fit is left out."""
+    group, accepted = np.eye(3)[None], generators[:0]
+    for rotation in generators:
+        if not _contains(group, rotation):
+            larger = _products(np.concatenate([accepted, rotation[None]]))
+            if len(larger) <= LARGEST and fits(larger).all():
+                group, accepted = larger, np.concatenate([accepted, rotation[None]])
+    return Symmetry(group.astype(np.float32))
+
+
+def _products(generators: Floats) -> Floats:
+    """The identity and all products of rotations [g,3,3], as [n,3,3]; stops once there are more than LARGEST."""
+    found, done = [np.eye(3)], 0
+    while done < len(found) <= LARGEST:
+        for rotation in generators @ found[done]:
+            if not _contains(np.array(found), rotation):
+                found.append(rotation)
+        done += 1
+    return np.array(found)
 
 
 def _contains(rotations: Floats, rotation: Floats) -> bool:
