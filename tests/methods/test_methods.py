@@ -41,8 +41,12 @@ def batch(clips: int = 4, frames: int = 8, videos: int | None = None) -> dict[st
     generator = torch.Generator().manual_seed(3)
     still = torch.randint(0, 256, (clips, 3, 32, 32), dtype=torch.uint8, generator=generator)
     moving = torch.stack([still.roll(t, dims=-1) for t in range(frames)], dim=1)
+    turns = torch.linalg.matrix_exp(
+        torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 0]]) * torch.linspace(0.2, 0.5, clips)[:, None, None]
+    )
     return {
         "clips": moving,
+        "rotation": turns,  # about the camera's axis
         "video": torch.arange(clips) % (videos or clips),
         "key": torch.tensor([sample_key(0, 0, i) for i in range(clips)]),
         "step": torch.tensor(7),

@@ -4,7 +4,8 @@ A method is an `nn.Module` built as `Method(encoder, views, **options)` with
 
 - `loss(batch) -> (loss, metrics)`: a batch has `clips` uint8 `[B,T,C,H,W]`, `key` int64
   `[B]` (the seed of a sample's views), `video` int64 `[B]`, `step` int64 (the number of the batch, alike on all ranks)
-  and `progress` float32 in [0, 1] (share of the budget spent, for schedules); metrics are scalar tensors;
+  and `progress` float32 in [0, 1] (share of the budget spent, for schedules); metrics are scalar tensors. Where the
+  data know it, also `rotation` float32 `[B,3,3]`, from the first frame to the last;
 - `default_views(size)`: the augmentation it is published with; `default_encoder`: the network it takes by default;
 - `ablations`: settings in which it collapses, see `vidssl.methods.ablation`;
 - `encoder` and `context` (a module or None): what a run exports; `output`, `"encoder"` or `"context"`: which of the
@@ -27,6 +28,7 @@ from vidssl.methods.cpc_image import ImageCPC
 from vidssl.methods.dino import DINO
 from vidssl.methods.dpc import DPC
 from vidssl.methods.ebm import EBM
+from vidssl.methods.equivariant import Equivariant
 from vidssl.methods.lejepa import LeJEPA
 from vidssl.methods.moco import MoCo, MoCoV3
 from vidssl.methods.motion import Motion
@@ -49,6 +51,7 @@ METHODS: dict[str, Callable[..., nn.Module]] = {
     "dino": DINO,
     "dpc": DPC,
     "ebm": EBM,
+    "equivariant": Equivariant,
     "lejepa": LeJEPA,
     "moco": MoCo,
     "moco-v3": MoCoV3,
