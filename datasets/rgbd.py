@@ -130,7 +130,7 @@ def _intrinsics(folder: Path, given: ArrayLike | None) -> NDArray[np.float64]:
     if given is None and not found:
         raise VidsslError(f"{folder}: no {INTRINSICS} there or above, and no K given; pass K [3,3] of the depth camera")
     try:
-        K = np.asarray(np.loadtxt(found[0]) if given is None else given, np.float64)
+        K = _matrix(found[0], 3) if given is None else np.asarray(given, np.float64)
     except (ValueError, TypeError) as error:
         raise VidsslError(f"{found[0] if given is None else 'K'}: expected 3 x 3 numbers ({error})") from error
     check_camera(K)
@@ -142,16 +142,21 @@ def _read_pose(path: Path) -> NDArray[np.float64] | str:
     if not path.is_file():
         return f"no {path.name}"
     try:
-        pose = np.loadtxt(path)
+        pose = _matrix(path, 4)
     except ValueError as error:
         return f"{path.name} is malformed ({error})"
-    if pose.shape != (4, 4) or not np.isfinite(pose).all():
-        return f"{path.name} is no finite 4 x 4 matrix (tracking lost?)"
+    if not np.isfinite(pose).all():
+        return f"{path.name} is not finite (tracking lost)"
     if not rotation_mask(pose[None, :3, :3], 0.01)[0] or (np.abs(pose[3] - (0, 0, 0, 1)) > 1e-6).any():
         return f"{path.name} is no rigid motion"
     left, _, right = np.linalg.svd(pose[:3, :3])
     pose[:3, :3] = left @ right
     return pose
+
+
+def _matrix(path: Path, side: int) -> NDArray[np.float64]:
+    """The [side,side] numbers of a text file; ValueError when it holds something else."""
+    return np.array(path.read_text().split(), np.float64).reshape(side, side)
 
 
 def _read_image(path: Path) -> NDArray[np.generic]:

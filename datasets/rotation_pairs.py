@@ -14,7 +14,7 @@ So a pair does not depend on how many are drawn, or from which one on.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -205,6 +205,8 @@ def load_pairs(path: str | Path) -> dict[str, RotationPairs]:
     path = Path(path)
     if not path.is_file():
         raise VidsslError(f"{path}: no such file; pass an .npz of pairs, e.g. one of `vidssl rotation-pairs`")
+    if not is_zipfile(path):
+        raise VidsslError(f"{path}: not a readable .npz; pass one written by numpy.savez or `vidssl rotation-pairs`")
     try:
         with np.load(path, allow_pickle=False) as file:
             return _read(file, path)
