@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from vidssl.open3d_library import load_open3d
 
 from .files import natural_key, walk_files
 from .mesh_geometry import FINE, fingerprint, geometry_key, is_closed, surface_moments, triangle_areas
+
+if TYPE_CHECKING:
+    from .symmetry import Symmetry
 
 MESH_EXTENSIONS = [".glb", ".gltf", ".obj", ".off", ".ply", ".stl"]
 MAX_TRIANGLES = 200_000
@@ -101,6 +104,13 @@ class MeshSet:
         _, group = connected_components(links, directed=False)
         training = {group[index] for index, side in enumerate(sides) if side == "train"}
         return ["train" if of in training else "test" for of in group]
+
+    @cached_property
+    def symmetries(self) -> "dict[str, Symmetry]":
+        """Of each mesh by its name, at the usual tolerance: the rotations that turn it into itself."""
+        from .symmetry import symmetries
+
+        return {mesh.name: symmetries(mesh) for mesh in self.meshes}
 
     @cached_property
     def _fingerprints(self) -> NDArray[np.float64]:

@@ -168,29 +168,32 @@ def _of_one_axis(fits: Fits, axis: Floats) -> Symmetry:
     """With `axis` [3] as the only possible one of more than two-fold turns."""
     odd = np.stack([_turn(axis, angle) for angle in (0.1, 0.37, 1.0, 1.618, 2.3, 2.9)])
     revolved = bool(fits(odd).all())
-    flip = _perpendicular_flip(fits, axis, revolved)
     if revolved:
+        flip = _perpendicular_flip(fits, axis, np.zeros(1))
         found = np.stack([np.eye(3), *flip]).astype(np.float32)
         return Symmetry(found, axis.astype(np.float32), "axis")
-    turns = np.stack([_turn(axis, 2 * np.pi / fold) for fold in range(MAX_FOLD, 1, -1)])
-    good = turns[fits(turns)][:1]
-    return _group(np.concatenate([good, flip]), fits)
+    folds = np.arange(MAX_FOLD, 0, -1)
+    turns = np.stack([_turn(axis, 2 * np.pi / fold) for fold in folds])
+    largest = int(np.argmax(fits(turns)))  # one-fold always fits
+    flip = _perpendicular_flip(fits, axis, np.arange(0, np.pi / folds[largest], STEP))
+    return _group(np.concatenate([turns[[largest]], flip]), fits)
 
 
-def _perpendicular_flip(fits: Fits, axis: Floats, revolved: bool) -> Floats:
-    """A half turn about some axis perpendicular to `axis`, as [1,3,3]; [0,3,3] if there is none."""
+def _perpendicular_flip(fits: Fits, axis: Floats, angles: Floats) -> Floats:
+    """A half turn about an axis perpendicular to `axis`, as [1,3,3]; [0,3,3] if there is none.
+
+    Args:
+        angles: where to look for it [a], one period of the n-fold `axis`: half turns come at every pi/n.
+    """
     frame = facing(axis)
-    angles = np.zeros(1) if revolved else np.arange(0, np.pi, STEP)
     across = np.cos(angles)[:, None] * frame[:, 0] + np.sin(angles)[:, None] * frame[:, 1]
     flips = 2 * across[:, :, None] * across[:, None, :] - np.eye(3)
     fitting = fits(flips)
-    start = int(np.argmin(fitting))  # angles go round: begin at one that does not fit
+    start = int(np.argmin(fitting))  # the angles go round: begin at one that does not fit
     flips, good = np.roll(flips, -start, axis=0), np.flatnonzero(np.roll(fitting, -start))
     if not len(good):
         return flips[:0]
-    run = np.split(good, np.flatnonzero(np.diff(good) > 1) + 1)[
-        0
-    ]  # neighbours of the best are within the tolerance too
+    run = np.split(good, np.flatnonzero(np.diff(good) > 1) + 1)[0]  # neighbours of the best are within the tolerance
     return flips[[run[len(run) // 2]]]
 
 
