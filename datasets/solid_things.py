@@ -64,7 +64,7 @@ def tool(rng: Rng) -> Part:
         arc = np.stack([size * np.cos(angles), np.zeros(14), size * np.sin(angles) - size], axis=1)
         found.append(parts.tube(arc, thick * 0.9, parts.squircle(6.0, 12)))
     elif head == 2:  # spoon, ladle: a shell
-        bowl = [(1.0, 0.25), (0.8, 0.08), (0.4, 0.0), (0.3, 0.06), (0.7, 0.13), (0.9, 0.25)]
+        bowl = [(0.1, 0.0), (0.4, 0.02), (0.8, 0.1), (1.0, 0.25), (0.9, 0.25), (0.7, 0.16), (0.3, 0.08)]
         found.append(parts.turned_part(bowl).scaled(0.16, 0.22, 0.3).turned(about(0, np.pi / 2)).moved(0, 0.05, -0.15))
     elif head == 3:  # key, blade
         notch = rng.uniform(0.1, 0.3, 4)
