@@ -34,6 +34,7 @@ Floats = NDArray[np.float32]
 
 CHANNELS = ("depth", "normal", "shade")
 BYTES_PER_TRIANGLE = 200  # of a search tree, its mesh and hull: 93 measured for Embree 4 on 638,400 triangles
+FEW = 8  # vertices
 BYTES_PER_SCENE = 50_000  # of the smallest: 21,000 measured
 
 
@@ -169,7 +170,7 @@ class MeshRenderer:
 
     def kept_mb(self) -> float:
         """Estimated memory of the search trees now kept, MB."""
-        return sum(scene.bytes for scene in self._scenes.values()) / 1e6
+        return sum(scene.bytes for scene in list(self._scenes.values())) / 1e6
 
     def _poses(
         self, indices: ArrayLike, rotations: ArrayLike, offsets: ArrayLike | None
@@ -245,6 +246,7 @@ def _build(mesh: Mesh) -> _Scene:
     scene.add_triangles(vertices, np.ascontiguousarray(mesh.triangles, np.uint32))
     scene.cast_rays(np.zeros((1, 6), np.float32), nthreads=1)  # the first cast builds the tree: here, by one thread
     used = vertices[np.unique(mesh.triangles)]
-    hull = used[ConvexHull(used, qhull_options="QJ").vertices]  # QJ: joggled, so that a flat mesh has a hull as well
+    # QJ: joggled, so that a flat mesh has a hull as well; a few points are as good as theirs
+    hull = used[ConvexHull(used, qhull_options="QJ").vertices] if len(used) > FEW else used
     size = BYTES_PER_SCENE + BYTES_PER_TRIANGLE * len(mesh.triangles)
     return _Scene(scene, hull, size)

@@ -110,6 +110,8 @@ def draw_pairs(
     Raises:
         VidsslError: numbers out of range, or no objects.
     """
+    from scipy.spatial.transform import Rotation  # type: ignore[import-untyped]
+
     chosen = np.arange(len(renderer.meshes)) if objects is None else np.asarray(objects, np.int64)
     if not 0 <= degrees[0] <= degrees[1] <= 180:
         raise VidsslError(f"degrees: expected 0 ≤ least ≤ largest ≤ 180, got {degrees}")
@@ -124,8 +126,8 @@ def draw_pairs(
     even = np.stack([rng.random(8) for rng in draws])
     angles = np.radians(degrees[0] + (degrees[1] - degrees[0]) * even[:, 0])
     axes = normal[:, 4:] / np.linalg.norm(normal[:, 4:], axis=1, keepdims=True)
-    base = quaternion_matrices(normal[:, :4])  # four normal numbers: a direction in 4D, uniform, so uniform on SO(3)
-    turn = quaternion_matrices(np.concatenate([np.cos(angles / 2)[:, None], np.sin(angles / 2)[:, None] * axes], 1))
+    base = Rotation.from_quat(normal[:, :4]).as_matrix()  # a uniform direction in 4D is a uniform rotation
+    turn = Rotation.from_rotvec(angles[:, None] * axes).as_matrix()
     poses = np.concatenate([base, turn @ base])
     offsets = centre * (2 * np.concatenate([even[:, 1:4], even[:, 4:7]]) - 1)
     meshes = chosen[which]
@@ -136,17 +138,6 @@ def draw_pairs(
     for i, rng in enumerate(draws):
         views[:, i] = sensor(views[:, i], rng, np.array([first[i], not first[i]]))
     return RotationPairs(views[0], views[1], turn.astype(np.float32), renderer.camera.K, meshes)
-
-
-def quaternion_matrices(quaternions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rotations [n,3,3] of quaternions [n,4], w x y z, of any length but 0."""
-    w, x, y, z = (quaternions / np.linalg.norm(quaternions, axis=1, keepdims=True)).T
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return np.moveaxis(np.array(rows), 2, 0)
 
 
 def save_pairs(path: str | Path, sets: Mapping[str, RotationPairs]) -> None:

@@ -6,6 +6,7 @@ from simple_meshes import ball, box, plate
 
 from vidssl.datasets.mesh_light import Light, paint_colours
 from vidssl.datasets.mesh_views import MeshRenderer, PinholeCamera
+from vidssl.datasets.meshes import Mesh
 from vidssl.errors import VidsslError
 from vidssl.open3d_library import load_open3d
 
@@ -34,6 +35,20 @@ def test_depth_is_along_the_axis_not_along_the_ray() -> None:
     # 0.05 / 0.8 * 300 = 18.75: columns 45 to 82; every pixel of a plate across the axis has its distance
     assert (seen > 0).sum() == 38**2
     np.testing.assert_allclose(seen[seen > 0], 0.8, atol=1e-6)
+
+
+def test_one_triangle_and_a_flat_grid() -> None:
+    corners = np.array([[-0.05, -0.05, 0], [0.05, -0.05, 0], [-0.05, 0.05, 0]], np.float32)
+    triangle = Mesh("triangle", corners, np.array([[0, 1, 2]], np.int32))
+    x, y = np.meshgrid(np.linspace(-0.05, 0.05, 4, dtype=np.float32), np.linspace(-0.05, 0.05, 4, dtype=np.float32))
+    first = (np.arange(3)[:, None] * 4 + np.arange(3)).ravel()
+    squares = np.stack([first, first + 1, first + 5, first, first + 5, first + 4], 1).reshape(-1, 3)
+    grid = Mesh("grid", np.stack([x, y, 0 * x], -1).reshape(-1, 3), squares.astype(np.int32))
+    half, whole = MeshRenderer([triangle, grid]).depth([0, 1], np.stack([EYE, EYE]))
+    assert (whole > 0).sum() == 38**2  # as the plate above
+    assert 38 * 37 / 2 <= (half > 0).sum() <= 38 * 39 / 2  # its upper left half, the diagonal's pixels in or out
+    np.testing.assert_allclose(half[half > 0], 0.8, atol=1e-6)
+    assert (half[63] > 0).sum() > (half[80] > 0).sum() > 0
 
 
 def test_an_offset_moves_the_object_in_camera_axes() -> None:

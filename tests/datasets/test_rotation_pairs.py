@@ -8,7 +8,7 @@ from simple_meshes import ball, box
 
 from vidssl.datasets.depth_sensor import CLEAN, HARD, DepthSensor
 from vidssl.datasets.mesh_views import MeshRenderer, PinholeCamera
-from vidssl.datasets.rotation_pairs import RotationPairs, draw_pairs, load_pairs, quaternion_matrices, save_pairs
+from vidssl.datasets.rotation_pairs import RotationPairs, draw_pairs, load_pairs, save_pairs
 from vidssl.errors import VidsslError
 
 BRICK = box((0.15, 0.1, 0.06), name="brick")
@@ -33,14 +33,6 @@ def points(depth: np.ndarray, K: np.ndarray) -> np.ndarray:
 def gap(a: np.ndarray, b: np.ndarray) -> float:
     """Median distance from the points a to the nearest of b, metres."""
     return float(np.median(np.linalg.norm(a[:, None] - b[None], axis=2).min(1)))
-
-
-def test_quaternions_by_hand() -> None:
-    half = np.sqrt(0.5)
-    turns = quaternion_matrices(np.array([[1, 0, 0, 0], [half, 0, 0, half], [0, 2, 0, 0]]))
-    np.testing.assert_allclose(turns[0], np.eye(3), atol=1e-12)
-    np.testing.assert_allclose(turns[1], [[0, -1, 0], [1, 0, 0], [0, 0, 1]], atol=1e-12)  # 90° about z
-    np.testing.assert_allclose(turns[2], np.diag([1, -1, -1]), atol=1e-12)  # 180° about x
 
 
 def test_R_takes_view_a_to_view_b(renderer: MeshRenderer) -> None:
