@@ -163,7 +163,10 @@ def proposals(result: "NDArray[Any] | EstimateLike") -> tuple[Floats, Floats]:
     """
     candidates = getattr(result, "candidates", None)
     if candidates is None:
-        return check_rotation(np.asarray(result), "estimator").astype(np.float64)[None], np.ones(1)
+        rotation = check_rotation(np.asarray(result), "estimator").astype(np.float64)
+        if rotation.shape != (3, 3):
+            raise VidsslError(f"estimator: expected one rotation [3,3], got shape {rotation.shape}")
+        return rotation[None], np.ones(1)
     if not candidates:
         raise VidsslError("estimator: an estimate without candidates; it needs at least one")
     rotations = np.stack([check_rotation(candidate.rotation, "candidate") for candidate in candidates])
