@@ -54,17 +54,19 @@ class RotationPairs:
     def __post_init__(self) -> None:
         for name, dtype in (("a", np.float32), ("b", np.float32), ("R", np.float32), ("K", np.float64)):
             object.__setattr__(self, name, _numbers(getattr(self, name), name, dtype))
-        n = len(self.a)
-        if len(self.object) == 0:
-            object.__setattr__(self, "object", np.full(n, UNKNOWN))
         if self.a.ndim != 3 or self.b.shape != self.a.shape:
             raise VidsslError(f"a and b: expected depth [n,H,W] of one shape, got {self.a.shape} and {self.b.shape}")
+        if self.a.size == 0:
+            raise VidsslError(f"a and b: got no pairs, or views without pixels {self.a.shape}; at least one of each")
+        n = len(self.a)
+        if self.object.size == 0:
+            object.__setattr__(self, "object", np.full(n, UNKNOWN))
         if self.R.shape != (n, 3, 3) or self.object.shape != (n,):
             raise VidsslError(
                 f"R and object: expected [{n},3,3] and [{n}] for {n} pairs, got {self.R.shape} and {self.object.shape}"
             )
         for name, depth in (("a", self.a), ("b", self.b)):
-            wrong = ~((depth.min((1, 2), initial=0) >= 0) & (depth.max((1, 2), initial=0) < np.inf))  # also of NaN
+            wrong = ~((depth.min((1, 2)) >= 0) & (depth.max((1, 2)) < np.inf))  # also of NaN
             if wrong.any():
                 raise VidsslError(
                     f"{name}[{int(wrong.argmax())}]: holds NaN, infinite or negative depths; expected metres, "
@@ -105,7 +107,7 @@ def draw_pairs(
         start: number of the first pair, to go on where another call ended.
 
     Returns:
-        n pairs; pair i is a function of (seed, start + i) and the other arguments but `count`.
+        n pairs, 131 kB each at S = 128; pair i is a function of (seed, start + i) and the other arguments but `count`.
 
     Raises:
         VidsslError: numbers out of range, or no objects.
@@ -222,7 +224,7 @@ def _read(file: Mapping[str, NDArray[np.generic]], path: Path) -> dict[str, Rota
             )
         a, b, turns = (file[f"{prefix}_{end}"] for end in PARTS)
         known = f"{prefix}_object" in names
-        objects = _numbers(file[f"{prefix}_object"], "object", np.int64) if known else np.full(len(a), UNKNOWN)
+        objects = _numbers(file[f"{prefix}_object"], "object", np.int64) if known else np.zeros(0)
         try:
             sets[prefix] = RotationPairs(a, b, turns, file["K"], objects)  # type: ignore[arg-type]  # it converts
         except VidsslError as error:
