@@ -7,8 +7,9 @@ Example:
 
 Every arm plays the same episodes of vidssl/Reorient-v0 on objects of the test split: `learned` steers by the run's
 estimates, `geometric` by registration alone (generalised ICP from several starts), `random` at random, `expert` by the
-true rotation; GICP and the other peers can be named too. --out gets results.json (every episode, seed and version; the
-same command gives the same file again, apart from `timings`) and videos of the median and the worst failed episode.
+true rotation; the peers of `vidssl evaluate-rotation` can be named too, e.g. GICP. --out gets results.json (every
+episode, seed and version; the same command gives the same file again, apart from `timings`, and from the arm
+"FPFH + RANSAC + ICP", in which Open3D draws as it likes) and videos of each arm's median and worst failed episode.
 """
 
 import sys
@@ -80,6 +81,8 @@ def run(config: Config) -> dict[str, Any]:
 
     if config.episodes < 1 or not config.arms or len(set(config.arms)) != len(config.arms):
         raise VidsslError(f"need episodes >= 1 and distinct arms, got {config.episodes} and {config.arms}")
+    if not 0 < config.fraction <= 1:
+        raise VidsslError(f"--fraction: got {config.fraction}; above 0, at most 1")
     if config.sensor not in SENSORS:
         raise unknown_name("sensor", config.sensor, SENSORS)
     made = {arm: make_controller(arm, config) for arm in config.arms}
@@ -122,12 +125,14 @@ def make_controller(arm: str, config: Config) -> "Callable[[ReorientEnv], Contro
 
 
 def _estimator(arm: str, run: Path | None) -> "Estimator":
-    from vidssl.rotation import estimate_rotation, load_estimator
-
     if arm == "geometric":
+        from vidssl.rotation import estimate_rotation
+
         return estimate_rotation
     if run is None:
         raise VidsslError("the arm `learned` needs a RUN: pass the --out folder of `vidssl train-rotation`, or --arms")
+    from vidssl.rotation import load_estimator
+
     return load_estimator(run).estimate
 
 
@@ -195,12 +200,11 @@ def _results(config: Config, env: "ReorientEnv", episodes: "dict[str, list[Reori
         "arms": {arm: _summary(rows) for arm, rows in episodes.items()},
         "paired": {},
     }
+    won = {arm: [row.success for row in rows] for arm, rows in episodes.items()}
     first, *others = config.arms
     for arm in others:
-        pair = [[row.success for row in episodes[name]] for name in (first, arm)]
-        results["paired"][f"{first} - {arm}"] = dict(
-            zip(("difference", "low_95", "high_95"), paired_difference(*pair), strict=True)
-        )
+        difference, low, high = paired_difference(won[first], won[arm])
+        results["paired"][f"{first} - {arm}"] = {"difference": difference, "low_95": low, "high_95": high}
     return results
 
 
