@@ -1,11 +1,14 @@
 """The rotation between two pictures of an object never seen before: grey views, no depth.
 
-    view a ─┐ crop, 64×64 ─ trunk ─ map [F,16,16] ─┬─ correlation: each cell of a with (2r+1)² cells of b ┐
-    view b ─┘                                      └─ both maps, narrowed ────────────────────────────────┴─ head
+    view a ─┬─ trunk ─ [F,16,16] ─┐
+            │                     ├─ correlation: each cell of a with (2r+1)² cells of b ─┐
+    view b ─┼─ trunk ─ [F,16,16] ─┘                                                       ├─ head ─ distribution
+            └─ joint stem, both pictures as two channels: [F,16,16] ──────────────────────┘
     head: 16×16 → 8×8 → 4×4 → K hypotheses: nine numbers → SO(3) by SVD, a weight and a width each
 
-The trunk is shared (Siamese); the correlation says what moved where (Dosovitskiy et al. 2015, "FlowNet", section 3),
-and the head turns the field of displacements into a distribution over rotations. Nine numbers with the SVD as in
+The trunk is shared (Siamese), and the correlation says what moved by whole cells (FlowNetC of Dosovitskiy et al. 2015,
+"FlowNet", section 3); the joint stem sees pixels of both views at once, which tells small displacements (their
+FlowNetS). The head turns the two into a distribution over rotations. Nine numbers with the SVD as in
 Levinson et al. 2020, "An Analysis of SVD for Deep Rotation Estimation".
 
 n pairs, H × W pixels of the camera, S = 64 pixels inside, F channels, K hypotheses.
@@ -23,11 +26,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidssl.checkpoint import read_config, read_model, write_config, write_model
+from vidssl.core.moments import exact
 from vidssl.errors import VidsslError
 from vidssl.rotation.mixture import NARROWEST, WIDEST, RotationMixture
 
 SIZE = 64
 CROP = 0.75  # the middle of the picture, by width: an object of 0.1 m at 0.8 m, up to 1 cm off the axis, is inside
+SHARPNESS = 2.0
 KIND = "rotation-views"
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, of R, G, B
 
@@ -37,16 +42,16 @@ class ViewsConfig:
     """What a `PairNet` is made of.
 
     Attributes:
-        channels: F, of the trunk's map.
+        channels: F, of the maps.
         reach: r, cells that the correlation looks to each side; a cell is 4 of the 64 pixels.
         hypotheses: K.
         hidden: channels of the head.
     """
 
     channels: int = 64
-    reach: int = 5
+    reach: int = 4
     hypotheses: int = 4
-    hidden: int = 128
+    hidden: int = 96
 
 
 class PairNet(nn.Module):
@@ -56,10 +61,9 @@ class PairNet(nn.Module):
         super().__init__()
         self.config = config
         width, hidden, k = config.channels, config.hidden, config.hypotheses
-        self.trunk = nn.Sequential(*_block(1, 32, 5, 2), *_block(32, width, 3, 2), *_block(width, width, 3, 1))
-        self.match = nn.Conv2d(width, width // 2, 1)
-        self.narrow = nn.Conv2d(width, width // 2, 1)
-        seen = (2 * config.reach + 1) ** 2 + 2 * (width // 2)
+        self.trunk = nn.Sequential(*_block(1, 32, 5, 2), *_block(32, width, 3, 2), nn.Conv2d(width, width // 2, 1))
+        self.joint = nn.Sequential(*_block(2, 32, 5, 2), *_block(32, width, 3, 2))
+        seen = (2 * config.reach + 1) ** 2 + width
         self.head = nn.Sequential(
             *_block(seen, hidden, 1, 1),
             *_block(hidden, hidden, 3, 2),
@@ -76,14 +80,25 @@ class PairNet(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> RotationMixture:
         """Distributions for n pairs of views `[n,1,64,64]` from `prepare`."""
-        return self.compare(self.trunk(a), self.trunk(b))
+        return self.compare(a, b, self.descriptors(a), self.descriptors(b))
 
-    def compare(self, a: Tensor, b: Tensor) -> RotationMixture:
-        """The same from the trunk's maps `[n,F,16,16]` of both views."""
-        x = torch.cat([correlate(self.match(a), self.match(b), self.config.reach), self.narrow(a), self.narrow(b)], 1)
-        nine, weight, width = self.last(self.head(x)).float().split([9 * (k := self.config.hypotheses), k, k], dim=1)
+    def compare(self, a: Tensor, b: Tensor, cells_a: Tensor, cells_b: Tensor) -> RotationMixture:
+        """The same where the descriptors of both views are there already, those of a view for all its pairs."""
+        x = torch.cat([correlate(cells_a, cells_b, self.config.reach), self.joint(torch.cat([a, b], dim=1))], dim=1)
+        x = self.head(x)
+        with exact(x):
+            numbers = self.last(x.float())
+        nine, weight, width = numbers.split([9 * (k := self.config.hypotheses), k, k], dim=1)
         centres = roma.special_procrustes(nine.reshape(-1, 3, 3)).view(-1, k, 3, 3)
         return RotationMixture(centres, weight.log_softmax(1), width.exp().clamp(NARROWEST, WIDEST))
+
+    def descriptors(self, views: Tensor) -> Tensor:
+        """What cells are matched by: `[n,1,64,64] -> [n,F/2,16,16]`, less the mean over the map, of one length.
+
+        So products are cosines from the first step on, which even an untrained trunk's features tell displacements by.
+        """
+        x = self.trunk(views).float()
+        return SHARPNESS * F.normalize(x - x.mean((2, 3), keepdim=True), dim=1)
 
 
 def _block(before: int, after: int, kernel: int, stride: int) -> list[nn.Module]:
@@ -92,14 +107,14 @@ def _block(before: int, after: int, kernel: int, stride: int) -> list[nn.Module]
 
 
 def correlate(a: Tensor, b: Tensor, reach: int) -> Tensor:
-    """Scaled products of each cell of a with the cells of b around its place: `[n,F,h,w]` twice -> `[n,(2r+1)²,h,w]`.
+    """Products of each cell of a with the cells of b around its place: `[n,F,h,w]` twice -> `[n,(2r+1)²,h,w]`.
 
-    Channel (dy + r)(2r + 1) + dx + r is a[y, x] · b[y + dy, x + dx] / √F, 0 beyond the edge.
+    Channel (dy + r)(2r + 1) + dx + r is a[y, x] · b[y + dy, x + dx], 0 beyond the edge.
     """
-    n, width, h, w = a.shape
+    n, _, h, w = a.shape
     side, across, down = 2 * reach + 1, w + 2 * reach, h + 2 * reach
     around = F.pad(b, (reach,) * 4).flatten(2)  # [n, F, down · across]
-    products = torch.bmm(a.flatten(2).mT * width**-0.5, around)  # [n, h · w, down · across]
+    products = torch.bmm(a.flatten(2).mT, around)  # [n, h · w, down · across]
     # Cell (y, x) wants the window that begins at (y, x) of its own row of products: a step to the next cell is a step
     # to the next row and one further in it. No element is in two windows, so the backward is a copy too.
     steps = (h * w * down * across, w * down * across + across, down * across + 1, across, 1)

@@ -106,8 +106,9 @@ def views_loss(
     x = normalised(images.flatten(0, 1)[:, None].float())
     x = x + NOISE * torch.randn(x.shape, generator=generator).to(x.device)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        maps = net.trunk(x).unflatten(0, (b, m))
-        found = net.compare(maps[rows, first].flatten(0, 1), maps[rows, second].flatten(0, 1))
+        of_views = (x.unflatten(0, (b, m)), net.descriptors(x).unflatten(0, (b, m)))
+        ends = [of[rows, which].flatten(0, 1) for of in of_views for which in (first, second)]
+        found = net.compare(*ends)
     with torch.no_grad():
         best = found.centres[torch.arange(len(between), device=x.device), found.best()]
         angle = smooth_angle(best, between).mean()

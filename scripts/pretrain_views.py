@@ -1,0 +1,108 @@
+"""Train an encoder on rendered pairs of views of objects, between which the rotation is known.
+
+MESHES is a folder of meshes, or "default" for generated solids. A pair is a clip of two frames, so any method for
+frames can be trained on them, such as vicreg beside equivariant, which is told the rotation.
+
+Example:
+
+    vidssl pretrain-views meshes/ --out runs/equivariant --minutes 10
+    vidssl rotation-probe meshes/ runs/equivariant
+
+The run folder is one of `vidssl pretrain`: load it with `vidssl.load_encoder("runs/equivariant")`.
+"""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Config:
+    """See the text above."""
+
+    meshes: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MESHES|default")]]
+    """folder of meshes, or "default" for generated solids; the test split is left out"""
+    out: Path
+    """run folder to write"""
+    method: str = "equivariant"
+    """what to learn by: a name (an unknown one lists them all) or module:Class"""
+    encoder: str | None = None
+    """network: a name (an unknown one lists them all); the method's own choice when not given"""
+    options: Annotated[list[str], tyro.conf.arg(metavar="NAME=VALUE ...")] = field(default_factory=list)
+    """settings of the method, e.g. --options action=hypernetwork (an unknown one lists them all)"""
+    groups: int = 8000
+    """groups of four views to render; any two of a group are a pair"""
+    degrees: float = 30.0
+    """greatest angle of a view from the first of its group"""
+    batch_size: int = 128
+    """pairs a batch"""
+    minutes: float | None = None
+    """train for so many minutes, rendering not counted; 10 when no budget is given"""
+    steps: int | None = None
+    """train for so many steps"""
+    lr: float = 2e-3
+    """peak learning rate"""
+    precision: Literal["32", "bf16"] = "32"
+    """32 bit floats, or bf16 mixed"""
+    device: Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda}")] = "auto"
+    """where to train"""
+    seed: int = 0
+    """of everything random"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The `vidssl pretrain-views` command."""
+    return run(tyro.cli(Config, args=argv, prog="vidssl pretrain-views", description=__doc__))
+
+
+def run(config: Config) -> int:
+    """Train as configured; the function behind the command."""
+    import torch
+
+    from vidssl.datasets.mesh_views import MeshRenderer
+    from vidssl.datasets.meshes import load_meshes
+    from vidssl.datasets.view_groups import SIZE, PairLoader, crop_camera, draw_view_groups
+    from vidssl.encoders import build_encoder
+    from vidssl.methods import find_method
+    from vidssl.scripts.pretrain import default_encoder, method_options
+    from vidssl.train import Budget, TrainConfig, fit, make_fabric
+
+    minutes = 10.0 if config.steps is config.minutes is None else config.minutes
+    budget = Budget(config.steps, None, minutes)
+    method_class = find_method(config.method)
+    options = method_options(method_class, config.method, config.options)
+    encoder_name = config.encoder or default_encoder(method_class)
+    fabric = make_fabric(config.device, 1, config.precision)
+    torch.manual_seed(config.seed)
+    size = (SIZE, SIZE)
+    method = method_class(build_encoder(encoder_name, size), method_class.default_views(size), **options)
+    meshes = load_meshes(config.meshes)
+    train = meshes.split("train")
+    drawn = draw_view_groups(
+        MeshRenderer(train, crop_camera()), config.groups, 4, (0.0, config.degrees), seed=config.seed
+    )
+    run_config: dict[str, Any] = {
+        "encoder": {"name": encoder_name, "dim": method.encoder.dim},
+        "context": None if method.context is None else {"name": method.context.name, "dim": method.context.dim},
+        "energy": energy.sizes if (energy := getattr(method, "energy", None)) else None,
+        "output": method.output,
+        "image_size": list(size),
+        "fps": None,
+        "clip": {"frames": 2, "stride": 1, "batch_size": config.batch_size},
+        "method": {"name": config.method, "options": options, "views": asdict(method.views)},
+        "data": {"objects": len(train), "groups": config.groups, "degrees": config.degrees},
+        "seed": config.seed,
+    }
+    outcome = fit(
+        fabric,
+        method,
+        PairLoader(drawn, config.batch_size, config.seed),
+        config.out,
+        budget,
+        TrainConfig(lr=config.lr, precision=config.precision, seed=config.seed),
+        run_config=run_config,
+    )
+    print(f"{config.out}: {outcome.step} steps in {outcome.seconds:.0f} s on {len(train)} objects")
+    return 0

@@ -1,0 +1,130 @@
+"""Probe frozen encoders for the rotation between two views of objects that none of them saw.
+
+MESHES is a folder of meshes, or "default" for generated solids; RUNS are folders of `vidssl pretrain-views` (or
+`pretrain`). Beside each stand its own network untrained, and raw pixels.
+
+Example:
+
+    vidssl rotation-probe meshes/ runs/equivariant runs/vicreg
+
+The protocol is 3DIEBench's, object-disjoint: a network of two hidden layers reads the features of both views and is
+trained on views of the training split; judged on pairs of the test split. It prints R² of canonical quaternions, of the
+nine numbers of the matrix and of the rotation vector, and degrees, for each range of angles.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+PIXELS = 16  # side of the pictures that stand for raw pixels
+
+
+@dataclass(frozen=True)
+class Config:
+    """See the text above."""
+
+    meshes: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MESHES|default")]]
+    """folder of meshes, or "default" for generated solids"""
+    runs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUNS")]]
+    """run folders"""
+    degrees: tuple[float, ...] = (30.0, 60.0)
+    """ranges of angles: from 0 to each of these; a view is up to half of the greatest off the others' middle"""
+    groups: int = 3000
+    """groups of four views that probes are trained on; judged on a quarter as many"""
+    epochs: int = 15
+    """passes over the training pairs"""
+    seed: int = 1
+    """of views and probes"""
+    out: Path | None = None
+    """write the numbers to this JSON file"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The `vidssl rotation-probe` command."""
+    config = tyro.cli(Config, args=argv, prog="vidssl rotation-probe", description=__doc__)
+    from rich.console import Console
+    from rich.table import Table
+
+    from vidssl.checkpoint import write_json
+
+    rows = run(config)
+    for degrees in config.degrees:
+        table = Table(title=f"0-{degrees:g} degrees, unseen objects")
+        for name in ("features", "R² quaternion", "R² nine", "R² vector", "median °", "p90 °", "no turn °"):
+            table.add_column(name, justify="left" if name == "features" else "right", no_wrap=True)
+        for row in rows:
+            if row["degrees"] == degrees:
+                numbers = [f"{row[name]:.2f}" for name in ("r2_quaternion", "r2_nine", "r2_vector")]
+                angles = [f"{row[name]:.1f}" for name in ("median", "p90", "still")]
+                table.add_row(row["features"], *numbers, *angles)
+        Console().print(table)
+    if config.out is not None:
+        write_json(config.out, {"rows": rows, "groups": config.groups, "seed": config.seed})
+    return 0
+
+
+def run(config: Config) -> list[dict[str, Any]]:
+    """One row a range and kind of features: its name, the range and the fields of `RotationProbeResult` but errors."""
+    from vidssl.datasets.mesh_views import MeshRenderer
+    from vidssl.datasets.meshes import load_meshes
+    from vidssl.datasets.view_groups import crop_camera, draw_view_groups
+    from vidssl.evaluate.rotation_probe import group_pairs, rotation_probe
+
+    meshes = load_meshes(config.meshes)
+    drawn = {}
+    for which, groups in (("train", config.groups), ("test", config.groups // 4)):
+        renderer = MeshRenderer(meshes.split(which), crop_camera())
+        spread = (0.0, max(config.degrees) / 2)
+        drawn[which] = draw_view_groups(renderer, groups, 4, spread, seed=config.seed + (which == "test"))
+    rows = []
+    for name, encode in arms(config.runs).items():
+        features = {which: encode(of.images) for which, of in drawn.items()}
+        for degrees in config.degrees:
+            train, test = (
+                group_pairs(features[which], of.rotations, of.object + offset, (0.0, degrees))
+                for (which, of), offset in zip(drawn.items(), (0, len(meshes.meshes)), strict=True)
+            )
+            found = asdict(rotation_probe(train, test, epochs=config.epochs, seed=config.seed))
+            del found["errors"]
+            rows.append({"features": name, "degrees": degrees, **found})
+    return rows
+
+
+def arms(runs: tuple[Path, ...]) -> dict[str, Any]:
+    """Functions from pictures uint8 `[g,m,S,S,3]` to features `[g,m,d]`, by name."""
+    from vidssl.features import FeatureExtractor, load_encoder
+
+    found: dict[str, Any] = {"raw pixels": raw_pixels}
+    for run in runs:
+        extractor = load_encoder(run)
+        found[run.name] = encoding(extractor)
+        network = extractor.config["encoder"]["name"]
+        found.setdefault(f"{network}, untrained", encoding(FeatureExtractor.random(network, extractor.image_size)))
+    return found
+
+
+def encoding(extractor: Any) -> Any:
+    """The features of pictures one by one."""
+    import numpy as np
+    import torch
+
+    def encode(images: Any) -> Any:
+        frames = images.reshape(-1, 1, *images.shape[2:])
+        parts = [torch.as_tensor(np.asarray(extractor(frames[i : i + 256]))) for i in range(0, len(frames), 256)]
+        return torch.cat(parts)[:, 0].unflatten(0, images.shape[:2]).float()
+
+    return encode
+
+
+def raw_pixels(images: Any) -> Any:
+    """Luma at 16x16 pixels, side by side: `[g,m,256]`."""
+    import torch
+    from torch.nn import functional as F
+
+    from vidssl.rotation.views2d import LUMA
+
+    grey = torch.from_numpy(images).float() @ torch.tensor(LUMA)
+    small = F.interpolate(grey, (PIXELS, PIXELS), mode="area")
+    return small.flatten(2)
