@@ -75,7 +75,7 @@ def run(
     b: NDArray[np.float32],
     R: NDArray[np.float32],
     K: NDArray[np.float64],
-    advance: Callable[[int], None] = lambda _: None,
+    advance: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Ask an estimator about each pair, after one untimed question.
 
@@ -84,7 +84,7 @@ def run(
         a, b: [n, H, W] metres, n at least 1.
         R: [n, 3, 3] from view a to view b.
         K: [3, 3].
-        advance: called with 1 after each pair.
+        advance: called after each pair.
     """
     estimate(a[0], b[0], K)
     answers, seconds = [], []
@@ -92,7 +92,7 @@ def run(
         start = perf_counter()
         answers.append(estimate(first, second, K))
         seconds.append(perf_counter() - start)
-        advance(1)
+        advance()
     chosen = np.stack([answer.rotation for answer in answers])
     best = [
         rotation_errors(answer.candidates, np.broadcast_to(truth, answer.candidates.shape)).min()
