@@ -231,7 +231,7 @@ def fit(
                 last = part == config.accumulate - 1
                 with fabric.no_backward_sync(model, enabled=not last):
                     clock = {"step": torch.tensor(step * config.accumulate + part), "progress": torch.tensor(fraction)}
-                    loss, metrics = model(fabric.to_device(_tensors(batch) | clock))
+                    loss, metrics = model(_Batch(fabric.to_device(_tensors(batch) | clock)))
                     fabric.backward(loss / config.accumulate)
                 value = fabric.all_reduce(loss.detach(), reduce_op="mean").item()  # of all ranks, so all stop at a NaN
                 if not math.isfinite(value):
@@ -279,8 +279,15 @@ class _Loss(nn.Module):
         super().__init__()
         self.method = method
 
-    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.method.loss(batch)
+    def forward(self, batch: "_Batch") -> tuple[Tensor, dict[str, Tensor]]:
+        return self.method.loss(batch.tensors)
+
+
+class _Batch:
+    """A batch that Fabric hands on as it is: of a dict it would round what is float, such as depth, to bf16."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.tensors = tensors
 
 
 def schedule(fraction: float, warmup: float) -> float:
