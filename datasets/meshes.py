@@ -2,25 +2,27 @@
 
 V vertices, F triangles. Lengths in metres.
 
-    folder -> read (open3d) -> checked: finite, not flat, not enormous -> centred, radius 0.1 -> MeshSet
+    folder -> read -> checked: finite, not flat, not enormous -> centred, radius 0.1 -> MeshSet
                                    '- else MeshSet.skipped[name] = reason
 """
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vidssl.errors import VidsslError, unknown_name
-from vidssl.open3d_library import load_open3d
 
 from .files import natural_key, walk_files
+from .mesh_files import MALFORMED, Soup, read_obj, read_off, read_ply, read_stl
 from .mesh_geometry import FINE, fingerprint, geometry_key, is_closed, surface_moments, triangle_areas
+from .mesh_gltf import read_gltf
 
 if TYPE_CHECKING:
     from .symmetry import Symmetry
@@ -190,6 +192,16 @@ def load_meshes(
     return found
 
 
+_READERS: dict[str, Callable[[bytes, Path], Soup]] = {
+    ".glb": read_gltf,
+    ".gltf": read_gltf,
+    ".obj": lambda data, _: read_obj(data),
+    ".off": lambda data, _: read_off(data),
+    ".ply": lambda data, _: read_ply(data),
+    ".stl": lambda data, _: read_stl(data),
+}
+
+
 class _Unusable(Exception):
     """Why a mesh is left out."""
 
@@ -219,18 +231,21 @@ def _read(path: Path, name: str, max_triangles: int) -> Mesh:
             f"{max_triangles} triangles; simplify it or raise max_triangles"
         )
     try:
-        mesh: Any = load_open3d().t.io.read_triangle_mesh(str(path))
-        vertices = mesh.vertex["positions"].numpy().astype(np.float64)
-        triangles = mesh.triangle["indices"].numpy().astype(np.int64)
-    except (IndexError, KeyError, RuntimeError) as error:  # Open3D answers with a mesh that has no such arrays
-        raise _Unusable("unreadable, or it holds no triangles") from error
-    _check(vertices, triangles, max_triangles)
+        data = path.read_bytes()
+        vertices, triangles = _READERS[path.suffix.lower()](data, path.parent)
+    except OSError as error:
+        raise _Unusable(f"unreadable: {error.strerror}") from error
+    except MALFORMED as error:
+        raise _Unusable(f"unreadable: {error}") from error
+    _check_triangles(vertices, triangles, max_triangles)
     used, triangles = np.unique(triangles, return_inverse=True)
-    vertices = vertices[used] / np.abs(vertices[used]).max()  # in range of float32, whatever the unit was
-    return Mesh(name, vertices.astype(np.float32), triangles.reshape(-1, 3).astype(np.int32)).normalised()
+    triangles = triangles.reshape(-1, 3)
+    vertices = vertices[used] / max(np.abs(vertices[used]).max(), 1e-300)  # in range of float32, whatever the unit was
+    _check_shape(vertices, triangles)
+    return Mesh(name, vertices.astype(np.float32), triangles.astype(np.int32)).normalised()
 
 
-def _check(vertices: NDArray[np.float64], triangles: NDArray[np.int64], max_triangles: int) -> None:
+def _check_triangles(vertices: NDArray[np.float64], triangles: NDArray[np.int64], max_triangles: int) -> None:
     if not len(vertices) or not len(triangles):
         raise _Unusable("empty: no triangles")
     if len(triangles) > max_triangles:
@@ -241,8 +256,10 @@ def _check(vertices: NDArray[np.float64], triangles: NDArray[np.int64], max_tria
         raise _Unusable(f"broken: a triangle uses vertex {triangles.max()}, there are {len(vertices)}")
     if not np.isfinite(vertices[triangles]).all():
         raise _Unusable("degenerate: vertices that are NaN or infinite")
-    extent = float(np.ptp(vertices[triangles.ravel()], axis=0).max())
-    if triangle_areas(vertices, triangles).sum() <= 1e-9 * extent**2:
+
+
+def _check_shape(vertices: NDArray[np.float64], triangles: NDArray[np.int64]) -> None:
+    if triangle_areas(vertices, triangles).sum() <= 1e-9 * np.ptp(vertices, axis=0).max() ** 2:
         raise _Unusable("degenerate: no area")
     deviations = surface_moments(vertices, triangles).deviations
     if deviations[2] < FLAT * deviations[0]:

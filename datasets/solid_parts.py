@@ -206,7 +206,7 @@ def extrude(polygon: ArrayLike, height: float, top: float = 1.0) -> Part:
     """A simple polygon [n,2] (either way round) from z = 0 to `height`, scaled by `top` there about the origin."""
     polygon = np.asarray(polygon, np.float64)
     n = len(polygon)
-    cap = np.array(_ears(polygon))
+    cap = np.array(ears(polygon))
     points = np.concatenate(
         [np.column_stack([polygon, np.zeros(n)]), np.column_stack([polygon * top, np.full(n, height)])]
     )
@@ -242,15 +242,17 @@ def _area(polygon: Floats) -> float:
     return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
 
 
-def _ears(polygon: Floats) -> list[tuple[int, int, int]]:
-    """Triangles of a simple polygon, counter-clockwise, by cutting ears (Meisters 1975)."""
+def ears(polygon: Floats) -> list[tuple[int, int, int]]:
+    """Triangles of a simple polygon [n,2], counter-clockwise, by cutting ears (Meisters 1975); empty if it has none."""
     points = [(float(x), float(y)) for x, y in polygon]
     left = list(range(len(points)))
     if _area(polygon) < 0:
         left.reverse()
     found = []
     while len(left) > 3:
-        ear = next(at for at in range(len(left)) if _is_ear(points, left, at))
+        ear = next((at for at in range(len(left)) if _is_ear(points, left, at)), None)
+        if ear is None:
+            return []
         found.append((left[ear - 1], left[ear], left[(ear + 1) % len(left)]))
         left.pop(ear)
     return [*found, (left[0], left[1], left[2])]

@@ -6,8 +6,8 @@ The convex hull knows the centre and the axes to try, however the surface is cut
 the object leaves its hull's tensor of inertia alone, so that (deviations along the principal axes)
 
     three different        only half turns about the principal axes
-    two alike              n-fold turns about the third axis e, half turns about axes perpendicular to e
-    three alike            n-fold turns about normals, corners and edges of the hull (cube, tetrahedron, ball)
+    two alike (nearly)     n-fold turns about the third axis e, half turns about axes perpendicular to e
+    three alike            n-fold turns about normals and corners of the hull (cube, tetrahedron, ball)
 
 A rotation is in the group if it takes every point of the surface that can be seen to within a tolerance of the surface.
 """
@@ -28,7 +28,6 @@ from .solid_parts import about, facing, hull
 
 Floats = NDArray[np.float64]
 
-ALIKE = 0.96  # principal deviations of the hull whose ratio is nearer to 1 count as equal
 MAX_FOLD = 16
 POINTS = 800
 SCREEN = 64  # points of the first, quick test
@@ -97,13 +96,11 @@ def symmetries(mesh: Mesh, tolerance: float = 0.02) -> Symmetry:
     centre = moments.centroid
     radius = np.linalg.norm(body.vertices - centre, axis=1).max()
     fits = _surface_test(mesh, body.vertices, centre, tolerance * radius)
-    longest, middle, shortest = moments.deviations
-    if middle / longest > ALIKE and shortest / middle > ALIKE:
-        return _of_equal_axes(fits, body.vertices - centre, body.triangles)
-    if middle / longest > ALIKE:
-        return _of_one_axis(fits, moments.axes[:, 2])
-    if shortest / middle > ALIKE:
-        return _of_one_axis(fits, moments.axes[:, 0])
+    first, second = -np.diff(moments.deviations) <= tolerance * radius  # a deviation moves by no more than the surface
+    if first and second:
+        return _of_equal_axes(fits, body.vertices - centre, body.triangles, moments.axes.T)
+    if first or second:
+        return _of_one_axis(fits, moments.axes[:, 2 if first else 0])
     turns = np.stack([_turn(axis, np.pi) for axis in moments.axes.T])
     return _group(turns[fits(turns)], fits)
 
@@ -197,12 +194,12 @@ def _perpendicular_flip(fits: Fits, axis: Floats, angles: Floats) -> Floats:
     return flips[[run[len(run) // 2]]]
 
 
-def _of_equal_axes(fits: Fits, corners: Floats, triangles: NDArray[np.int64]) -> Symmetry:
+def _of_equal_axes(fits: Fits, corners: Floats, triangles: NDArray[np.int64], principal: Floats) -> Symmetry:
     """Cubes and the like, balls, and whatever happens to have equal moments: corners [v,3] about the centre."""
     rng = np.random.default_rng(0)
     if fits(np.stack([_turn(rng.normal(size=3), angle) for angle in rng.uniform(0.3, 3, 12)])).all():
         return Symmetry(np.eye(3, dtype=np.float32)[None], None, "all")
-    axes = _likely_axes(corners, triangles)
+    axes = np.concatenate([_likely_axes(corners, triangles), principal])
     turns = np.stack([_turn(axis, 2 * np.pi / fold) for axis in axes for fold in (5, 4, 3, 2)]).reshape(-1, 4, 3, 3)
     good = fits(turns.reshape(-1, 3, 3)).reshape(-1, 4)
     for axis in axes[good.all(axis=1)]:
