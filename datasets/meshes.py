@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MESH_EXTENSIONS = [".glb", ".gltf", ".obj", ".off", ".ply", ".stl"]
 MAX_TRIANGLES = 200_000
+BYTES = 400  # most that a triangle may take in a file; STL as text takes about 270
 FLAT = 1e-4  # least thickness, as a share of the longest direction (standard deviations of the surface)
 DEFAULT_SOLIDS = 1000
 
@@ -225,9 +226,9 @@ def _find(source: Path) -> list[tuple[Path, str]]:
 def _read(path: Path, name: str, max_triangles: int) -> Mesh:
     if path.suffix.lower() not in MESH_EXTENSIONS:
         raise _Unusable(f"not a mesh by its extension ({path.suffix or 'none'}); known: {' '.join(MESH_EXTENSIONS)}")
-    if path.stat().st_size > 1000 * max_triangles:  # not even opened: the largest formats take a few 100 bytes each
+    if path.stat().st_size > BYTES * max_triangles:  # not even opened
         raise _Unusable(
-            f"enormous: {path.stat().st_size / 1e6:.0f} MB, at most {max_triangles / 1e3:.0f} MB for the limit of "
+            f"enormous: {path.stat().st_size / 1e6:.0f} MB, at most {BYTES * max_triangles / 1e6:.0f} MB for the limit of "
             f"{max_triangles} triangles; simplify it or raise max_triangles"
         )
     try:
