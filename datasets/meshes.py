@@ -228,8 +228,8 @@ def _read(path: Path, name: str, max_triangles: int) -> Mesh:
         raise _Unusable(f"not a mesh by its extension ({path.suffix or 'none'}); known: {' '.join(MESH_EXTENSIONS)}")
     if path.stat().st_size > BYTES * max_triangles:  # not even opened
         raise _Unusable(
-            f"enormous: {path.stat().st_size / 1e6:.0f} MB, at most {BYTES * max_triangles / 1e6:.0f} MB for the limit of "
-            f"{max_triangles} triangles; simplify it or raise max_triangles"
+            f"enormous: {path.stat().st_size / 1e6:.0f} MB, at most {BYTES * max_triangles / 1e6:.0f} MB for the limit "
+            f"of {max_triangles} triangles; simplify it or raise max_triangles"
         )
     try:
         data = path.read_bytes()
