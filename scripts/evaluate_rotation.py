@@ -3,7 +3,7 @@
 PAIRS is an .npz with K [3,3] and, for any prefix X, X_a and X_b [n,H,W] (depth in metres, 0 = no return) and X_R
 [n,3,3], the rotation from view a to view b: p_b = R p_a about the object's middle, camera axes x right, y down, z
 forward. `vidssl rotation-pairs` writes such files. Every estimator sees the same pairs; a pair that isn't usable (no or
-too few surface points, NaN) is left out for all, and named.
+too few surface points, millimetres) is left out for all, and named.
 
 RUN is a run of `vidssl train-rotation`, or none for the peers alone: point-to-plane ICP, GICP, FPFH features with
 RANSAC and ICP, and GICP from 81 starts.
@@ -13,7 +13,7 @@ Example:
     vidssl evaluate-rotation runs/rotation --pairs pairs.npz
 
 prints one table a prefix with median, 90 % percentile and mean of the error, the share within 5° with its interval, and
-the median milliseconds a pair, and writes them to rotation.json in the run's folder evaluation.
+the median wall-clock milliseconds a pair, and writes them to rotation.json in the run's folder evaluation.
 """
 
 import os
@@ -44,7 +44,7 @@ class Config:
     peers: bool = True
     """--no-peers leaves the geometric peers out"""
     threads: int = 1
-    """threads an estimator may use"""
+    """threads for torch and Open3D; small_gicp (the GICP peers) always runs on one"""
     out: Path | None = None
     """the JSON file; RUN/evaluation/rotation.json, or beside PAIRS for RUN none, when not given"""
 

@@ -35,7 +35,8 @@ class Representation:
 def to_rotation(x: Tensor, kind: str = "matrix") -> Tensor:
     """A network's numbers [..., width], of any size, to rotations [..., 3, 3].
 
-    Gradients are finite for every input, also at 0° and 180° and where the numbers are all zero.
+    Values and gradients are finite for every input, also at 0° and 180°. Numbers that say nothing (all zero; "6d" with
+    both columns on one line) give a matrix that needn't be a rotation, but for "matrix".
 
     Raises:
         VidsslError: an unknown kind, or another width.
