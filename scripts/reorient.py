@@ -278,11 +278,11 @@ def print_table(results: dict[str, Any]) -> None:
             *(f"{row[f'{name}_degrees']:.2f}" for name in ("median", "p90", "mean")),
             f"{row['mean_steps']:.0f}",
             f"{results['timings'][arm]['milliseconds_per_step']:.1f}",
-            ", ".join(f"{kind} {count}" for kind, count in row["failures"].items()),
             f"{pair['difference']:+.2f} ({pair['low_95']:+.2f}..{pair['high_95']:+.2f})" if pair else "",
+            ", ".join(f"{kind} {count}" for kind, count in row["failures"].items()),
         )
     # A log or a pipe has no width of its own, and rich's 80 columns would cut the failures.
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
 def _show(config: Config, env: "ReorientEnv", episodes: "dict[str, list[ReorientEpisode]]") -> None:
