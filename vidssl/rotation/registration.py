@@ -9,7 +9,7 @@ The clouds' means are put upon each other first: where the object is can be seen
 Constants are for objects of about 0.1 m radius, seen at about 3 mm a pixel, and chosen for the peers' best figures.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -22,6 +22,7 @@ from vidssl.open3d_library import load_open3d
 from vidssl.rotation.clouds import backproject, check_depth, check_intrinsics
 
 Floats = NDArray[np.float64]
+Stages = Sequence[tuple[float, int, float]]
 Peer = Callable[[ArrayLike, ArrayLike, ArrayLike], NDArray[np.float32]]
 
 SPACING = 0.004  # metres between the points of a thinned cloud
@@ -63,13 +64,23 @@ def prepare(depth_a: ArrayLike, depth_b: ArrayLike, K: ArrayLike, spacing: float
     Raises:
         VidsslError: what isn't depth, or intrinsics that can't belong to it.
     """
+    return gicp_clouds(*_points(depth_a, depth_b, K), spacing)
+
+
+def gicp_clouds(points_a: NDArray[np.floating], points_b: NDArray[np.floating], spacing: float = SPACING) -> Clouds:
+    """Thinned clouds of points [n, 3] and [m, 3] in metres, about any origins."""
     import small_gicp
 
-    a, b = (small_gicp.preprocess_points(points, spacing, NEIGHBOURS, 1) for points in _points(depth_a, depth_b, K))
+    a, b = (
+        small_gicp.preprocess_points(points.astype(np.float64), spacing, NEIGHBOURS, 1)
+        for points in (points_a, points_b)
+    )
     return Clouds(a[0], b[0], a[1], b[1])
 
 
-def refine(clouds: Clouds, rotation: ArrayLike) -> tuple[Floats, Floats]:
+def refine(
+    clouds: Clouds, rotation: ArrayLike, translation: ArrayLike = (0.0, 0.0, 0.0), stages: Stages = STAGES
+) -> tuple[Floats, Floats]:
     """Generalised ICP from one start: the rotation [3, 3] and translation [3] that it ends in.
 
     Distribution-to-distribution matching (Segal, Haehnel and Thrun, RSS 2009), with a wide and then a narrow reach.
@@ -77,8 +88,8 @@ def refine(clouds: Clouds, rotation: ArrayLike) -> tuple[Floats, Floats]:
     import small_gicp
 
     pose = np.eye(4)
-    pose[:3, :3] = rotation
-    for reach, iterations, tolerance in STAGES:
+    pose[:3, :3], pose[:3, 3] = rotation, translation
+    for reach, iterations, tolerance in stages:
         pose = small_gicp.align(
             clouds.b,
             clouds.a,

@@ -1,0 +1,283 @@
+r"""The rotation between two depth views of an object that nobody has seen before.
+
+    depth a, b -> signals -> 24 proposals -> energy: keep 8, mend -> keep 4, mend -> generalised ICP from each
+                                                                                            |
+           rotation, probability, expected error, candidates <- choice among them by energy, fit and free space
+
+k alignments. Inside, lengths are in radii of the object and clouds lie about the believed middles of the object.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from vidssl.checkpoint import read_config, read_model
+from vidssl.errors import VidsslError, unknown_name
+from vidssl.rotation.choice import Choice
+from vidssl.rotation.clouds import check_depth, check_intrinsics
+from vidssl.rotation.crops import Crops, crop
+from vidssl.rotation.energy import Alignments, AlignmentNet, Clouds, EnergyConfig, Judgement, corrected, draw_points
+from vidssl.rotation.evidence import COUNT, View, evidence, make_view
+from vidssl.rotation.network import NetworkConfig, SphereNet
+from vidssl.rotation.posterior import modes, products, score
+from vidssl.rotation.registration import gicp_clouds, refine
+from vidssl.rotation.so3 import geodesic
+from vidssl.rotation.training import proposed
+
+PARTS = ("combined", "learned", "geometric")
+PROPOSALS, KEPT, MENDED = 24, 8, 4
+NUMBERS = 6 + 2 * COUNT  # about each alignment, for the choice
+DISTINCT = 10.0  # degrees: candidates closer than that are one
+RIVAL = 0.25  # probability over that of the best: two such candidates are both to be taken seriously
+METRES = 0.1  # what a radius is to the constants of registration
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One possible rotation."""
+
+    rotation: NDArray[np.float32]
+    """[3,3], p_b = R p_a about the object's middle, camera axes"""
+    energy: float
+    """lower = better; differences within a pair are log odds"""
+    probability: float
+    """to be within 5° of the truth"""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is believed about the rotation between two views."""
+
+    rotation: NDArray[np.float32]
+    """[3,3], of the best candidate"""
+    energy: float
+    """of the best candidate"""
+    candidates: list[Candidate]
+    """distinct ones, best first"""
+    expected_error: float
+    """degrees; NaN of an estimator that was not calibrated"""
+    symmetric: bool
+    """whether another candidate is nearly as likely, as with a symmetric object"""
+
+
+class RotationEstimator:
+    """Trained networks, ready to use; see `load_estimator`."""
+
+    def __init__(self, encoder: SphereNet, energy: AlignmentNet, choice: Choice | None = None) -> None:
+        self.encoder = encoder.eval().to(memory_format=torch.channels_last)
+        self.energy = energy.eval().to(memory_format=torch.channels_last)
+        self.choice = choice
+
+    def estimate(
+        self, depth_a: ArrayLike, depth_b: ArrayLike, K: ArrayLike, radius: float | None = None, parts: str = "combined"
+    ) -> Estimate:
+        """The rotation from view a to view b.
+
+        Args:
+            depth_a, depth_b: [H,W] metres, 0 = no return, nothing but the object in view; one camera.
+            K: [3,3] intrinsics, pixels.
+            radius: of the object, metres: from the middle of its bounding box to its farthest point; taken from what is
+                seen when not given.
+            parts: "combined", "learned" (without registration), or "geometric" (without networks, `estimate_rotation`).
+
+        Raises:
+            VidsslError: what isn't depth, intrinsics that don't belong to it, a radius that is not positive.
+        """
+        if parts not in PARTS:
+            raise unknown_name("parts", parts, PARTS)
+        if parts == "geometric":
+            return estimate_rotation(depth_a, depth_b, K)
+        pair = _Pair.of(depth_a, depth_b, K, radius)
+        with torch.inference_mode():
+            if parts == "learned":
+                tried, said = self._mended(*self._views(pair))
+                order = said.energy.argsort()
+                chances = (-said.energy[order]).softmax(dim=0)
+                return _estimate(tried.rotation[order], said.energy[order], chances, float(said.log_error[order[0]].exp()))
+            tried, numbers = self.alignments(pair)
+            if self.choice is None:
+                energies = numbers[:, 0]
+                chances, expected = (-energies).softmax(dim=0), float("nan")
+            else:
+                log_chances = self.choice(numbers)[:-1]
+                energies, chances = -log_chances, log_chances.exp()
+                expected = float(self.choice.expected_error(chances.max()))
+            order = energies.argsort()
+            return _estimate(tried.rotation[order], energies[order], chances[order], expected)
+
+    def alignments(self, pair: "_Pair") -> tuple[Alignments, Tensor]:
+        """The final alignments of a pair, and the numbers [k,NUMBERS] by which one is chosen."""
+        a, b, product = self._views(pair)
+        tried, _ = self._mended(a, b, product)
+        tried = _joined(tried, self._registered(a, b, _joined(tried, self._unturned(product))))
+        said = self.energy(a.clouds, b.clouds, tried)
+        registered = (torch.arange(len(tried.pair)) >= MENDED).float()
+        middle_a, middle_b = a.middle, b.middle
+        shift = tried.translation * pair.radius + middle_b - (tried.rotation @ middle_a)
+        views = (a.view, b.view)
+        seen = evidence(*views, tried.rotation, shift, pair.radius)
+        own = torch.stack(
+            (
+                said.energy,
+                said.energy - said.energy.min(),
+                said.log_error,
+                said.turn.norm(dim=1),
+                tried.score,
+                registered,
+            ),
+            dim=1,
+        )
+        return tried, torch.cat((own, seen), dim=1)
+
+    def _views(self, pair: "_Pair") -> tuple["_Seen", "_Seen", Tensor]:
+        crops = crop(torch.from_numpy(np.stack((pair.a, pair.b))), pair.K, pair.radius)
+        signals, middle = self.encoder(crops)
+        seen = [_see(crops[i : i + 1], middle[i], depth, pair.K) for i, depth in enumerate((pair.a, pair.b))]
+        return seen[0], seen[1], products(signals[:1], signals[1:])
+
+    def _mended(self, a: "_Seen", b: "_Seen", product: Tensor) -> tuple[Alignments, Judgement]:
+        """The proposals that are left, mended twice, MENDED of them, and what the energy says of them."""
+        rotations, scores = modes(product, self.encoder.config.degree, PROPOSALS)
+        tried = proposed(rotations, torch.zeros(1, PROPOSALS, 3), scores * self.encoder.scale.exp())
+        for left in (KEPT, MENDED):
+            said = self.energy(a.clouds, b.clouds, tried)
+            best = said.energy.argsort()[:left]
+            tried = _chosen(corrected(tried, said), best)
+        return tried, self.energy(a.clouds, b.clouds, tried)
+
+    def _unturned(self, product: Tensor) -> Alignments:
+        """No rotation: where small turns are to be told, registration should always start there too."""
+        rotation = torch.eye(3)[None, None]
+        logits = score(product, rotation, self.encoder.config.degree) * self.encoder.scale.exp()
+        return proposed(rotation, torch.zeros(1, 1, 3), logits)
+
+    def _registered(self, a: "_Seen", b: "_Seen", tried: Alignments) -> Alignments:
+        """Generalised ICP from each alignment."""
+        clouds = gicp_clouds(*(METRES * seen.clouds.points[0][seen.clouds.valid[0]].numpy() for seen in (a, b)))
+        found = [
+            refine(clouds, rotation.numpy(), METRES * shift.numpy())
+            for rotation, shift in zip(tried.rotation, tried.translation, strict=True)
+        ]
+        rotations = torch.from_numpy(np.stack([rotation for rotation, _ in found])).float()
+        shifts = torch.from_numpy(np.stack([shift for _, shift in found])).float() / METRES
+        return tried._replace(rotation=rotations, translation=shifts)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    a: NDArray[np.float32]
+    b: NDArray[np.float32]
+    K: Tensor
+    radius: float
+
+    @classmethod
+    def of(cls, depth_a: ArrayLike, depth_b: ArrayLike, K: ArrayLike, radius: float | None = None) -> "_Pair":
+        a, b = check_depth(depth_a, "depth_a"), check_depth(depth_b, "depth_b")
+        if a.shape != b.shape:
+            raise VidsslError(f"depth_a and depth_b: got {a.shape} and {b.shape} pixels; both must be of one camera")
+        matrix = torch.from_numpy(check_intrinsics(K, (a.shape[0], a.shape[1]))).float()
+        if radius is None:
+            radius = max(_extent(a, matrix), _extent(b, matrix))
+        elif not 0 < radius < np.inf:
+            raise VidsslError(f"radius: got {radius}; the object's radius in metres, above 0")
+        return cls(a, b, matrix, radius)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    clouds: Clouds
+    middle: Tensor
+    """[3] metres, camera frame: where the object's middle is believed to be"""
+    view: View
+
+
+def _see(crops: Crops, middle: Tensor, depth: NDArray[np.float32], K: Tensor) -> _Seen:
+    cloud = draw_points(crops.points, crops.mask)
+    own = cloud.points[0][cloud.valid[0]] * crops.radius + crops.origin
+    place = crops.origin[0] + middle * crops.radius
+    return _Seen(Clouds(cloud.points - middle, cloud.valid), place, make_view(depth, K, own))
+
+
+def _extent(depth: NDArray[np.float32], K: Tensor) -> float:
+    """The radius that an object seemingly has: of the visible points about the middle of their bounding box, metres."""
+    from vidssl.rotation.clouds import backproject
+
+    points = backproject(depth, K.numpy())
+    low, high = np.quantile(points, (0.005, 0.995), axis=0)
+    return float(np.quantile(np.linalg.norm(points - (low + high) / 2, axis=1), 0.995))
+
+
+def _joined(first: Alignments, second: Alignments) -> Alignments:
+    return Alignments(*(torch.cat(parts) for parts in zip(first, second, strict=True)))
+
+
+def _chosen(tried: Alignments, which: Tensor) -> Alignments:
+    return Alignments(*(part[which] for part in tried))
+
+
+def _estimate(rotations: Tensor, energies: Tensor, chances: Tensor, expected: float) -> Estimate:
+    """Alignments, best first, with those that are nearly the same put together."""
+    apart = torch.rad2deg(geodesic(rotations[:, None].expand(-1, len(rotations), -1, -1), rotations[None]))
+    candidates: list[Candidate] = []
+    left = torch.ones(len(rotations), dtype=torch.bool)
+    for place in range(len(rotations)):
+        if not left[place]:
+            continue
+        same = left & (apart[place] < DISTINCT)
+        left &= ~same
+        turn = rotations[place].numpy().astype(np.float32)
+        candidates.append(Candidate(turn, float(energies[place]), float(chances[same].sum())))
+    symmetric = len(candidates) > 1 and candidates[1].probability > RIVAL * candidates[0].probability
+    best = candidates[0]
+    return Estimate(best.rotation, best.energy, candidates, expected, symmetric)
+
+
+def load_estimator(run: str | Path) -> RotationEstimator:
+    """The estimator of a run folder of `vidssl train-rotation`.
+
+    Raises:
+        VidsslError: no such run, of another kind, or damaged.
+    """
+    config = read_config(run)
+    if config.get("kind") != "rotation":
+        raise VidsslError(f"{run} is a run of another kind; pass the --out folder of `vidssl train-rotation`")
+    tensors = read_model(run)
+    encoder = SphereNet(NetworkConfig(**_tuples(config["network"])))
+    energy = AlignmentNet(EnergyConfig(**_tuples(config["energy"])))
+    choice = Choice(NUMBERS) if any(name.startswith("choice.") for name in tensors) else None
+    parts: dict[str, Any] = {"encoder": encoder, "energy": energy, "choice": choice}
+    for name, part in parts.items():
+        if part is not None:
+            part.load_state_dict({k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{name}.")})
+    return RotationEstimator(encoder, energy, choice)
+
+
+def estimate_rotation(
+    depth_a: ArrayLike,
+    depth_b: ArrayLike,
+    K: ArrayLike,
+    model: RotationEstimator | None = None,
+    radius: float | None = None,
+) -> Estimate:
+    """The rotation from view a to view b, by a trained model, or by registration from many starts when none is given.
+
+    Args and errors are those of `RotationEstimator.estimate`; without a model, energies are misfits in metres and
+    nothing is known of probabilities but their order.
+    """
+    if model is not None:
+        return model.estimate(depth_a, depth_b, K, radius)
+    from vidssl.rotation.registration import candidates
+
+    rotations, misfits = candidates(depth_a, depth_b, K)
+    energies = torch.from_numpy(misfits).float()
+    chances = (-energies / 5e-4).softmax(dim=0)
+    return _estimate(torch.from_numpy(rotations), energies, chances, float("nan"))
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
