@@ -22,6 +22,7 @@ from .reorient import RATE, TOP_SPEED, ReorientEnv
 from .wrist import Floats
 
 SAME = np.deg2rad(15.0)  # candidates closer than this are one
+ELSEWHERE = Rotation.from_rotvec([np.deg2rad(60.0), 0, 0]).as_matrix()  # shows another side of the object
 
 
 class CandidateLike(Protocol):
@@ -52,6 +53,10 @@ class ReorientController:
 
     - The goal kept is followed as long as the estimator goes on proposing it. Another one replaces it when it was at
       least `margin` times as probable, or the kept one not among the candidates, `patience` steps on end.
+    - A goal reached where all candidates together have a probability below `doubt`, `patience` steps on end, was a
+      wrong one: the most probable of the others seen so far is next; when there is none, the object is turned by 60°
+      to be seen from elsewhere. This needs probabilities that are absolute, as calibrated estimates' are; those of an
+      estimator that only compares its candidates add up to 1, and bare rotations have 1: they are never doubted.
     - Within `near` of the goal, where estimates are best, the goal kept moves only by `blend` towards the newest
       estimate: the noise of single images averages out.
 
@@ -68,6 +73,7 @@ class ReorientController:
         patience: int = 3,
         near: float = np.deg2rad(10.0),
         blend: float = 0.3,
+        doubt: float = 0.5,
     ) -> None:
         """
         Args:
@@ -79,17 +85,20 @@ class ReorientController:
             patience: steps on end that it must be so, at least 1.
             near: rad.
             blend: in (0, 1].
+            doubt: in 0 to 1.
 
         Raises VidsslError for values outside these.
         """
         for name, value in {"fraction": fraction, "blend": blend}.items():
             if not 0 < value <= 1:
                 raise VidsslError(f"{name}: got {value!r}; above 0, at most 1")
+        if not 0 <= doubt <= 1:
+            raise VidsslError(f"doubt: got {doubt!r}; a probability, 0 to 1")
         if margin < 1 or patience < 1:
             raise VidsslError(f"margin and patience: got {margin!r} and {patience!r}; each at least 1")
         self._estimator, self._K = estimator, K
         self._fraction, self._margin, self._patience = fraction, margin, patience
-        self._near, self._blend = near, blend
+        self._near, self._blend, self._doubt = near, blend, doubt
         self.reset()
 
     def reset(self) -> None:
@@ -97,6 +106,9 @@ class ReorientController:
         self._goal: Floats | None = None
         self._rival: Floats | None = None  # the goal that was better at the last step,
         self._beaten = 0  # and at how many on end
+        self._doubted = 0  # steps on end
+        self._others: list[tuple[float, Floats]] = []  # probability and goal of what else was proposed
+        self._refuted: list[Floats] = []
 
     def __call__(self, observation: Any) -> NDArray[np.float32]:
         """The action float32 [3] for an observation of `vidssl/Reorient-v0`."""
@@ -107,7 +119,15 @@ class ReorientController:
             if self._goal is None:
                 raise
         else:
-            self._judge(rotations @ wrist, weights, wrist)
+            goals = rotations @ wrist
+            fresh = [
+                index
+                for index, goal in enumerate(goals)
+                if weights[index] >= self._doubt or not _among(goal, self._refuted)
+            ]
+            if fresh:
+                self._judge(goals[fresh], weights[fresh], wrist)
+            self._question(goals, weights, wrist)
         assert self._goal is not None
         return velocity_towards(self._goal @ wrist.T, self._fraction)
 
@@ -131,6 +151,26 @@ class ReorientController:
         self._rival, self._beaten = goals[best], self._beaten + 1 if again else 1
         if self._beaten >= self._patience:
             self._goal, self._rival, self._beaten = self._rival, None, 0
+
+    def _question(self, goals: Floats, weights: Floats, wrist: Floats) -> None:
+        """Remember what else was proposed; leave a goal that, seen from where it is reached, explains nothing."""
+        assert self._goal is not None
+        for goal, weight in zip(goals, weights, strict=True):  # the newest view of each counts
+            self._others = [(w, other) for w, other in self._others if not _among(other, [goal])]
+            if not _among(goal, [self._goal, *self._refuted]):
+                self._others.append((float(weight), goal))
+        reached = angles_between(wrist[None], self._goal)[0] < self._near
+        self._doubted = self._doubted + 1 if reached and weights.sum() < self._doubt else 0
+        if self._doubted < self._patience:
+            return
+        self._refuted.append(self._goal)
+        left = [(weight, other) for weight, other in self._others if not _among(other, self._refuted)]
+        self._others = left
+        if left:
+            self._goal = max(left, key=lambda entry: entry[0])[1]
+        else:
+            self._goal, self._refuted = ELSEWHERE @ wrist, []
+        self._rival, self._beaten, self._doubted = None, 0, 0
 
 
 class ReorientExpert:
@@ -176,6 +216,11 @@ def proposals(result: "NDArray[Any] | EstimateLike") -> tuple[Floats, Floats]:
 def angles_between(rotations: Floats, other: Floats) -> Floats:
     """The angles [n] in rad between rotations [n,3,3] and one [3,3]."""
     return Rotation.from_matrix(rotations @ other.T).magnitude()
+
+
+def _among(rotation: Floats, others: Sequence[Floats]) -> bool:
+    """Whether one of the others is the same as a rotation [3,3]."""
+    return len(others) > 0 and bool((angles_between(np.stack(others), rotation) < SAME).any())
 
 
 def slerp(start: Floats, end: Floats, fraction: float) -> Floats:

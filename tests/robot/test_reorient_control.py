@@ -14,7 +14,14 @@ from vidssl.datasets.meshes import Mesh
 from vidssl.datasets.solids import make_solid
 from vidssl.errors import VidsslError
 from vidssl.robot.reorient import RATE, TOP_SPEED, ReorientEnv
-from vidssl.robot.reorient_control import ReorientController, ReorientExpert, proposals, slerp, velocity_towards
+from vidssl.robot.reorient_control import (
+    ELSEWHERE,
+    ReorientController,
+    ReorientExpert,
+    proposals,
+    slerp,
+    velocity_towards,
+)
 from vidssl.rotation.registration import gicp
 
 K = np.eye(3)
@@ -109,6 +116,26 @@ def test_far_off_the_newest_estimate_counts_and_near_by_their_mean() -> None:
     assert headings(controller, 3) == pytest.approx([4, 5, 5.5])
 
 
+def test_a_goal_reached_where_nothing_fits_is_left_for_the_next_best() -> None:
+    first = {0: 0.5, 120: 0.2, -90: 0.3}  # the wrist rests at 0: the first goal is reached at once
+    nothing = {0: 0.2, 60: 0.1}
+    controller = ReorientController(Script(first, *[nothing] * 8), K, fraction=0.01, patience=2, doubt=0.5)
+    # after a while at which only 60 is proposed of what is not refuted, that takes over from -90
+    assert headings(controller, 7) == pytest.approx([0, 0, -90, -90, 60, 60, 60], abs=1e-3)
+
+
+def test_with_nothing_else_to_try_it_looks_from_elsewhere() -> None:
+    controller = ReorientController(Script(*[{0: 0.1}] * 2), K, fraction=0.01, patience=2)
+    np.testing.assert_array_equal(controller(seen()), 0)
+    np.testing.assert_allclose(controller(seen()), velocity_towards(ELSEWHERE, 0.01), atol=1e-6)
+
+
+def test_equivalent_goals_share_their_probability_and_are_not_doubted() -> None:
+    square = {0: 0.25, 90: 0.24, 180: 0.25, -90: 0.24}
+    controller = ReorientController(Script(*[square] * 6), K, fraction=0.01, patience=2)
+    assert headings(controller, 6) == pytest.approx([0] * 6, abs=1e-3)
+
+
 def test_a_new_episode_starts_afresh() -> None:
     controller = ReorientController(Script({40: 1.0}, {120: 1.0}), K, fraction=0.01)
     first = headings(controller, 1)
@@ -182,6 +209,7 @@ def test_registration_closes_the_loop_through_noise(solids: list[Mesh]) -> None:
     [
         ({"fraction": 0.0}, "fraction: got 0.0; above 0, at most 1"),
         ({"blend": 1.5}, "blend: got 1.5; above 0, at most 1"),
+        ({"doubt": 2.0}, "doubt: got 2.0; a probability, 0 to 1"),
         ({"margin": 0.5}, "margin and patience: got 0.5 and 3"),
         ({"patience": 0}, "margin and patience: got 2.0 and 0"),
     ],
