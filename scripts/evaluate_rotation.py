@@ -143,7 +143,8 @@ def learned_estimators(run: Path) -> "dict[str, Estimate]":
         def estimate(a: Any, b: Any, K: Any) -> Answer:
             found = estimator.estimate(a, b, K, parts=parts)
             candidates = [candidate.rotation for candidate in found.candidates]
-            return Answer(found.rotation, np.stack(candidates) if candidates else None, found.expected_error)
+            expected = found.expected_error if np.isfinite(found.expected_error) else None  # NaN: not calibrated
+            return Answer(found.rotation, np.stack(candidates) if candidates else None, expected)
 
         return estimate
 

@@ -69,7 +69,7 @@ class Estimator:
     def estimate(self, a: Images, b: Images, K: NDArray[np.float64], parts: str) -> Estimate:
         right, none = self.truth[number(a)], np.eye(3, dtype=np.float32)
         chosen = right if parts == "combined" else none
-        return Estimate(chosen, [Candidate(none), Candidate(right)], 2.0)
+        return Estimate(chosen, [Candidate(none), Candidate(right)], 2.0 if parts == "combined" else float("nan"))
 
 
 @pytest.fixture
@@ -99,6 +99,8 @@ def test_report_of_a_run(
     assert rows["learned"]["within5"] == 0
     assert rows["learned"]["oracle"]["within5"] == 1
     assert (rows["learned"]["picked"], rows["learned"]["picked_of"]) == (0, 10)
+    assert rows["combined"]["expected"] == 2
+    assert "expected" not in rows["learned"]  # not calibrated, and says so
     assert not found["sets"]["hard"]["looks_transposed"]
     shown = capsys.readouterr().out
     assert "hard: 10 pairs, 1 thread(s)" in shown
