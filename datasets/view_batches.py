@@ -23,9 +23,9 @@ class ViewBatches:
     """What `vidssl.train.fit` takes as a loader; batch s depends on (seed, s) alone."""
 
     renderer: MeshRenderer
-    objects: int = 16
+    objects: int = 24
     """G"""
-    views: int = 6
+    views: int = 3
     """V, at least 2"""
     centre: float = 0.01
     """an object's middle is off by up to this along each axis, metres"""

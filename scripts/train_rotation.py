@@ -36,9 +36,9 @@ class Config:
     """train for so many minutes; 50 when no budget is given"""
     steps: int | None = None
     """train for so many steps"""
-    objects: int = 16
+    objects: int = 24
     """objects a batch"""
-    views: int = 6
+    views: int = 3
     """views of each object"""
     lr: float = 1.5e-3
     """peak learning rate"""

@@ -16,17 +16,23 @@ ECCV 2018), here between two views of an unknown object instead of a view and it
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidssl.rotation.network import Residual
+from vidssl.rotation.registration import Stages, gicp_clouds, refine
 from vidssl.rotation.so3 import exp
 
 PIXELS = 48  # G
 PITCH = 0.047  # radii a pixel
 POINTS = 1400  # m, drawn from each view
 FAR = 90.0  # beyond any depth
+# generalised ICP from where an alignment is: an object's radius counts as METRES, on points SPACING apart, with a reach
+# of 1 cm (median error over hard pairs at 30-80 degrees .38°, as with 4 mm and two stages, in .8 of the time, and .95
+# within 5° rather than .90)
+METRES, SPACING, NARROW = 0.1, 0.005, ((0.01, 15, 1e-3),)
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,24 @@ class AlignmentNet(nn.Module):
         in_b, in_a = views.float().chunk(2)
         out = self.both(torch.cat((in_b, in_a, tried.score[:, None]), dim=1)).float()
         return Judgement(-out[:, 0], 0.3 * out[:, 1:4], 0.2 * out[:, 4:7], out[:, 7])
+
+
+def registered(a: Clouds, b: Clouds, tried: Alignments, stages: Stages = NARROW) -> Alignments:
+    """Where generalised ICP ends from each alignment; on the CPU, some 2 ms each."""
+    points = [
+        [METRES * view.points[i][view.valid[i]].cpu().double().numpy() for view in (a, b)] for i in range(len(a[0]))
+    ]
+    clouds = {int(i): gicp_clouds(*points[int(i)], SPACING) for i in tried.pair.unique()}
+    rotations, shifts = tried.rotation.cpu().numpy(), METRES * tried.translation.cpu().numpy()
+    ends = [refine(clouds[int(i)], R, t, stages) for i, R, t in zip(tried.pair, rotations, shifts, strict=True)]
+    turned = torch.from_numpy(np.stack([rotation for rotation, _ in ends])).to(tried.rotation)
+    moved = torch.from_numpy(np.stack([shift for _, shift in ends]) / METRES).to(tried.translation)
+    return tried._replace(rotation=turned, translation=moved)
+
+
+def joined(*several: Alignments) -> Alignments:
+    """All of them, one after the other."""
+    return Alignments(*(torch.cat(parts) for parts in zip(*several, strict=True)))
 
 
 def corrected(tried: Alignments, said: Judgement) -> Alignments:

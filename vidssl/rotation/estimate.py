@@ -21,11 +21,21 @@ from vidssl.errors import VidsslError, unknown_name
 from vidssl.rotation.choice import Choice
 from vidssl.rotation.clouds import check_depth, check_intrinsics
 from vidssl.rotation.crops import Crops, crop
-from vidssl.rotation.energy import Alignments, AlignmentNet, Clouds, EnergyConfig, Judgement, corrected, draw_points
+from vidssl.rotation.energy import (
+    AlignmentNet,
+    Alignments,
+    Clouds,
+    EnergyConfig,
+    Judgement,
+    corrected,
+    draw_points,
+    joined,
+    registered,
+)
 from vidssl.rotation.evidence import COUNT, View, evidence, make_view
 from vidssl.rotation.network import NetworkConfig, SphereNet
 from vidssl.rotation.posterior import modes, products, score
-from vidssl.rotation.registration import gicp_clouds, refine
+from vidssl.rotation.registration import STAGES
 from vidssl.rotation.so3 import geodesic
 from vidssl.rotation.training import proposed
 
@@ -34,7 +44,6 @@ PROPOSALS, KEPT, MENDED = 24, 8, 4
 NUMBERS = 6 + 2 * COUNT  # about each alignment, for the choice
 DISTINCT = 10.0  # degrees: candidates closer than that are one
 RIVAL = 0.25  # probability over that of the best: two such candidates are both to be taken seriously
-METRES = 0.1  # what a radius is to the constants of registration
 
 
 @dataclass(frozen=True)
@@ -92,13 +101,15 @@ class RotationEstimator:
             raise unknown_name("parts", parts, PARTS)
         if parts == "geometric":
             return estimate_rotation(depth_a, depth_b, K)
-        pair = _Pair.of(depth_a, depth_b, K, radius)
+        pair = Pair.of(depth_a, depth_b, K, radius)
         with torch.inference_mode():
             if parts == "learned":
                 tried, said = self._mended(*self._views(pair))
                 order = said.energy.argsort()
                 chances = (-said.energy[order]).softmax(dim=0)
-                return _estimate(tried.rotation[order], said.energy[order], chances, float(said.log_error[order[0]].exp()))
+                return _estimate(
+                    tried.rotation[order], said.energy[order], chances, float(said.log_error[order[0]].exp())
+                )
             tried, numbers = self.alignments(pair)
             if self.choice is None:
                 energies = numbers[:, 0]
@@ -110,13 +121,14 @@ class RotationEstimator:
             order = energies.argsort()
             return _estimate(tried.rotation[order], energies[order], chances[order], expected)
 
-    def alignments(self, pair: "_Pair") -> tuple[Alignments, Tensor]:
+    def alignments(self, pair: "Pair") -> tuple[Alignments, Tensor]:
         """The final alignments of a pair, and the numbers [k,NUMBERS] by which one is chosen."""
         a, b, product = self._views(pair)
         tried, _ = self._mended(a, b, product)
-        tried = _joined(tried, self._registered(a, b, _joined(tried, self._unturned(product))))
+        unturned = registered(a.clouds, b.clouds, self._unturned(product), STAGES)
+        tried = joined(tried, registered(a.clouds, b.clouds, tried), unturned)
         said = self.energy(a.clouds, b.clouds, tried)
-        registered = (torch.arange(len(tried.pair)) >= MENDED).float()
+        by_registration = (torch.arange(len(tried.pair)) >= MENDED).float()
         middle_a, middle_b = a.middle, b.middle
         shift = tried.translation * pair.radius + middle_b - (tried.rotation @ middle_a)
         views = (a.view, b.view)
@@ -128,13 +140,13 @@ class RotationEstimator:
                 said.log_error,
                 said.turn.norm(dim=1),
                 tried.score,
-                registered,
+                by_registration,
             ),
             dim=1,
         )
         return tried, torch.cat((own, seen), dim=1)
 
-    def _views(self, pair: "_Pair") -> tuple["_Seen", "_Seen", Tensor]:
+    def _views(self, pair: "Pair") -> tuple["_Seen", "_Seen", Tensor]:
         crops = crop(torch.from_numpy(np.stack((pair.a, pair.b))), pair.K, pair.radius)
         signals, middle = self.encoder(crops)
         seen = [_see(crops[i : i + 1], middle[i], depth, pair.K) for i, depth in enumerate((pair.a, pair.b))]
@@ -156,27 +168,16 @@ class RotationEstimator:
         logits = score(product, rotation, self.encoder.config.degree) * self.encoder.scale.exp()
         return proposed(rotation, torch.zeros(1, 1, 3), logits)
 
-    def _registered(self, a: "_Seen", b: "_Seen", tried: Alignments) -> Alignments:
-        """Generalised ICP from each alignment."""
-        clouds = gicp_clouds(*(METRES * seen.clouds.points[0][seen.clouds.valid[0]].numpy() for seen in (a, b)))
-        found = [
-            refine(clouds, rotation.numpy(), METRES * shift.numpy())
-            for rotation, shift in zip(tried.rotation, tried.translation, strict=True)
-        ]
-        rotations = torch.from_numpy(np.stack([rotation for rotation, _ in found])).float()
-        shifts = torch.from_numpy(np.stack([shift for _, shift in found])).float() / METRES
-        return tried._replace(rotation=rotations, translation=shifts)
-
 
 @dataclass(frozen=True)
-class _Pair:
+class Pair:
     a: NDArray[np.float32]
     b: NDArray[np.float32]
     K: Tensor
     radius: float
 
     @classmethod
-    def of(cls, depth_a: ArrayLike, depth_b: ArrayLike, K: ArrayLike, radius: float | None = None) -> "_Pair":
+    def of(cls, depth_a: ArrayLike, depth_b: ArrayLike, K: ArrayLike, radius: float | None = None) -> "Pair":
         a, b = check_depth(depth_a, "depth_a"), check_depth(depth_b, "depth_b")
         if a.shape != b.shape:
             raise VidsslError(f"depth_a and depth_b: got {a.shape} and {b.shape} pixels; both must be of one camera")
@@ -210,10 +211,6 @@ def _extent(depth: NDArray[np.float32], K: Tensor) -> float:
     points = backproject(depth, K.numpy())
     low, high = np.quantile(points, (0.005, 0.995), axis=0)
     return float(np.quantile(np.linalg.norm(points - (low + high) / 2, axis=1), 0.995))
-
-
-def _joined(first: Alignments, second: Alignments) -> Alignments:
-    return Alignments(*(torch.cat(parts) for parts in zip(first, second, strict=True)))
 
 
 def _chosen(tried: Alignments, which: Tensor) -> Alignments:

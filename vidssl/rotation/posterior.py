@@ -14,7 +14,8 @@ from torch import Tensor
 from vidssl.rotation.harmonics import wigner
 from vidssl.rotation.so3 import grid
 
-GRID = 18432  # rotations; a random one is about 4.7° from the nearest
+GRID = 6144  # rotations; a random one is about 6.8° from the nearest
+PEAKS = 1024  # rotations of the grid among which modes are looked for
 APART = 20.0  # degrees: modes are at least so far from each other
 
 
@@ -67,16 +68,17 @@ def modes(product: Tensor, degree: int, count: int, apart: float = APART) -> tup
         Rotations [P,k,3,3], and their scores [P,k] in -1…1, best first.
     """
     rotations, matrices = grid_wigner(degree)
-    scores = product @ matrices
-    flat = rotations.flatten(1)
-    close = 1 + 2 * cos(radians(apart))  # the trace of RᵀS at that angle
-    found, best = [], []
+    scores, places = (product @ matrices).topk(PEAKS, dim=1)  # peaks are among the best of the grid
+    found = rotations[places]
+    flat = found.flatten(2)
+    close = flat @ flat.mT > 1 + 2 * cos(radians(apart))  # the trace of RᵀS at that angle
+    pairs, left, chosen = torch.arange(len(product)), scores.clone(), []
     for _ in range(count):
-        value, place = scores.max(dim=1)
-        found.append(place)
-        best.append(value)
-        scores = scores.masked_fill_(flat[place] @ flat.T > close, -torch.inf)
-    return rotations[torch.stack(found, dim=1)], torch.stack(best, dim=1)
+        place = left.argmax(dim=1)
+        chosen.append(place)
+        left.masked_fill_(close[pairs, place], -torch.inf)
+    which = torch.stack(chosen, dim=1)
+    return found[pairs[:, None], which], scores.gather(1, which)
 
 
 def score(product: Tensor, rotations: Tensor, degree: int) -> Tensor:

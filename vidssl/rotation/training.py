@@ -20,7 +20,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidssl.rotation.crops import SIZE, Crops, crop
-from vidssl.rotation.energy import AlignmentNet, Alignments, Clouds, EnergyConfig, Judgement, corrected, draw_points
+from vidssl.rotation.energy import (
+    AlignmentNet,
+    Alignments,
+    Clouds,
+    EnergyConfig,
+    Judgement,
+    corrected,
+    draw_points,
+    joined,
+    registered,
+)
 from vidssl.rotation.network import NetworkConfig, SphereNet
 from vidssl.rotation.posterior import flat_wigner, modes, products, score, turned_back
 from vidssl.rotation.so3 import exp, geodesic, grid, log, random_rotations
@@ -31,6 +41,7 @@ SIGMA = 5.0  # degrees, width of the target of the proposals
 SHARPNESS = 5.0  # degrees, of the target of the energy
 PROPOSED, PERTURBED = 12, 4  # alignments a pair
 BASIN = 35.0  # degrees: farther ones are not mended
+FINAL = 0.4  # share of the budget after which every third batch is of registered alignments
 SCORE_SCALE = 10.0  # divides proposals' logits for the energy's input
 
 
@@ -65,9 +76,10 @@ class RotationLearner(nn.Module):
             (crops[which], signals[which].detach(), middle[which].detach(), truth[which])
             for which in (first, first + 1)
         ]
-        aligned, metrics = self._align(
-            *pairs, rotations[first + 1] @ rotations[first].mT, generator, int(batch["step"])
-        )
+        mixed = torch.is_autocast_enabled(signals.device.type)
+        with torch.autocast(signals.device.type, enabled=False):  # rotations in bf16 would be off by degrees
+            turn = rotations[first + 1] @ rotations[first].mT
+            aligned, metrics = self._align(*pairs, turn, generator, int(batch["step"]), float(batch["progress"]), mixed)
         metrics |= {
             "term_proposals": proposals.detach(),
             "middle": off.detach(),
@@ -100,6 +112,8 @@ class RotationLearner(nn.Module):
         truth: Tensor,
         generator: torch.Generator,
         step: int,
+        progress: float,
+        mixed: bool,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of the energy, for (crops, signals, believed middle, true middle) of both views of G pairs."""
         clouds = tuple(_about(view, middle, generator) for view, _, middle, _ in (a, b))
@@ -107,10 +121,18 @@ class RotationLearner(nn.Module):
         shift = (truth @ middle_a[:, :, None])[:, :, 0] - middle_b  # p_b = T p_a + shift about the believed middles
         with torch.no_grad():
             tried = self._tried(products(a[1], b[1]), truth, generator)
-            if step % 2:
-                tried = corrected(tried, self.energy(*clouds, tried))
-        said = self.energy(*clouds, tried)
+            if step % 3:
+                tried = corrected(tried, self._judged(clouds, tried, mixed))
+            if step % 3 == 2 and progress > FINAL:  # as at the end of an estimate: mended, and registered
+                half = (torch.arange(PROPOSED + PERTURBED) % 2 == 0).repeat(len(truth))
+                some = Alignments(*(part[half] for part in tried))
+                tried = _by_pair(joined(some, registered(*clouds, some)))
+        said = self._judged(clouds, tried, mixed)
         return _energy_loss(said, tried, truth, shift)
+
+    def _judged(self, clouds: tuple[Clouds, ...], tried: Alignments, mixed: bool) -> Judgement:
+        with torch.autocast(tried.rotation.device.type, torch.bfloat16, enabled=mixed):
+            return self.energy(*clouds, tried)
 
     def _tried(self, product: Tensor, truth: Tensor, generator: torch.Generator) -> Alignments:
         """What the proposals hold likely, and near misses of the truth: k alignments a pair."""
@@ -123,6 +145,11 @@ class RotationLearner(nn.Module):
         scores = torch.cat((likely_scores, score(product, missed, degree)), dim=1)
         shifts = 0.01 * torch.randn(pairs, rotations.shape[1], 3, generator=generator)
         return proposed(rotations, shifts, scores * self.encoder.scale.exp())
+
+
+def _by_pair(tried: Alignments) -> Alignments:
+    order = tried.pair.argsort(stable=True)
+    return Alignments(*(part[order] for part in tried))
 
 
 def proposed(rotations: Tensor, shifts: Tensor, logits: Tensor) -> Alignments:
@@ -150,8 +177,13 @@ def _energy_loss(said: Judgement, tried: Alignments, truth: Tensor, shift: Tenso
     turn = ((said.turn - log(wanted)).norm(dim=1) * near).sum() / count
     move = ((tried.translation + said.shift - shift[tried.pair]).norm(dim=1) * near).sum() / count
     guess = F.smooth_l1_loss(said.log_error, error.clamp(min=0.3).log())
-    right = (table.gather(1, said.energy.view(pairs, -1).argmin(dim=1, keepdim=True)) < table.amin(1, True) + 5).float()
+    best = said.energy.view(pairs, -1).argmin(dim=1, keepdim=True)
+    right = (table.gather(1, best) < table.amin(dim=1, keepdim=True) + SHARPNESS).float()
     metrics = {
-        "term_choice": choice, "turn_degrees": torch.rad2deg(turn), "shift": move, "term_error": guess, "chosen": right.mean()
-    }  # fmt: skip
+        "term_choice": choice,
+        "turn_degrees": torch.rad2deg(turn),
+        "shift": move,
+        "term_error": guess,
+        "chosen": right.mean(),
+    }
     return choice + 5.0 * turn + 6.0 * move + 0.3 * guess, {name: value.detach() for name, value in metrics.items()}
