@@ -58,7 +58,7 @@ def draw_view_groups(
     views: int = 2,
     spread: tuple[float, float] = (0.0, 30.0),
     seed: int = 0,
-    centre: float = 0.01,
+    centre: float = 0.0,
     lamp: str = "fixed",
     first: int = 0,
 ) -> ViewGroups:
@@ -71,7 +71,8 @@ def draw_view_groups(
             base pose uniform on SO(3); about an axis uniform on the sphere, the angle uniform. With two views this is
             the angle between them; with more, pairs of later views are up to twice as far apart.
         seed: of everything random: poses, places, lamps, paints (a new paint for every group).
-        centre: metres; each view's object is off the axis by up to this much in each direction, uniformly.
+        centre: metres; each view's object is off the axis by up to this much in each direction, uniformly. Without
+            depth that looks much like a turn about an axis across the picture: both move the front of the object.
         lamp: "fixed": one lamp for all views of a group; "moving": another for each view.
         first: number of the first group, to go on where an earlier call ended.
 

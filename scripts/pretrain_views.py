@@ -36,6 +36,8 @@ class Config:
     """groups of four views to render; any two of a group are a pair"""
     degrees: float = 30.0
     """greatest angle of a view from the first of its group"""
+    centre: float = 0.0
+    """metres; objects are off the camera's axis by up to this much in each direction"""
     batch_size: int = 128
     """pairs a batch"""
     minutes: float | None = None
@@ -80,9 +82,8 @@ def run(config: Config) -> int:
     method = method_class(build_encoder(encoder_name, size), method_class.default_views(size), **options)
     meshes = load_meshes(config.meshes)
     train = meshes.split("train")
-    drawn = draw_view_groups(
-        MeshRenderer(train, crop_camera()), config.groups, 4, (0.0, config.degrees), seed=config.seed
-    )
+    renderer = MeshRenderer(train, crop_camera())
+    drawn = draw_view_groups(renderer, config.groups, 4, (0.0, config.degrees), config.seed, config.centre)
     run_config: dict[str, Any] = {
         "encoder": {"name": encoder_name, "dim": method.encoder.dim},
         "context": None if method.context is None else {"name": method.context.name, "dim": method.context.dim},
@@ -92,7 +93,7 @@ def run(config: Config) -> int:
         "fps": None,
         "clip": {"frames": 2, "stride": 1, "batch_size": config.batch_size},
         "method": {"name": config.method, "options": options, "views": asdict(method.views)},
-        "data": {"objects": len(train), "groups": config.groups, "degrees": config.degrees},
+        "data": {"objects": len(train), "groups": config.groups, "degrees": config.degrees, "centre": config.centre},
         "seed": config.seed,
     }
     outcome = fit(

@@ -30,9 +30,11 @@ class Config:
     runs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUNS")]]
     """run folders"""
     degrees: tuple[float, ...] = (30.0, 60.0)
-    """ranges of angles: from 0 to each of these; a view is up to half of the greatest off the others' middle"""
+    """ranges of angles: from 0 to each of these; a view is up to half of the greatest off its group's first"""
     groups: int = 3000
     """groups of four views that probes are trained on; judged on a quarter as many"""
+    centre: float = 0.0
+    """metres; objects are off the camera's axis by up to this much in each direction"""
     epochs: int = 15
     """passes over the training pairs"""
     seed: int = 1
@@ -77,7 +79,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     for which, groups in (("train", config.groups), ("test", config.groups // 4)):
         renderer = MeshRenderer(meshes.split(which), crop_camera())
         spread = (0.0, max(config.degrees) / 2)
-        drawn[which] = draw_view_groups(renderer, groups, 4, spread, seed=config.seed + (which == "test"))
+        drawn[which] = draw_view_groups(renderer, groups, 4, spread, config.seed + (which == "test"), config.centre)
     rows = []
     for name, encode in arms(config.runs).items():
         features = {which: encode(of.images) for which, of in drawn.items()}

@@ -132,3 +132,5 @@ def test_refusals(tmp_path: Path) -> None:
         fit_views(torch.zeros(4, 2, 64, 64, dtype=torch.uint8), torch.zeros(4, 2, 3, 3), 1.0)
     with pytest.raises(VidsslError, match=r"expected rotations \[8, 2, 3, 3\], got \[8, 3, 3\]"):
         fit_views(torch.zeros(8, 2, 64, 64, dtype=torch.uint8), torch.zeros(8, 3, 3), 1.0)
+    with pytest.raises(VidsslError, match=r"got -1.0 seconds to train for; give a number above 0"):
+        fit_views(*dots(8), -1.0)

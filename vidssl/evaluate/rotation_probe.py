@@ -113,7 +113,7 @@ def rotation_probe(
     fit, choose = (_standardised(_rows(train, rows), scale) for rows in (~held, held))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = nn.Sequential(*_layers(2 * train.a.shape[1], hidden))
+        net = nn.Sequential(*_layers(fit[0].shape[1], hidden))
         best, kept = float("inf"), {}
         for _ in _epochs(net, fit, epochs, lr, batch, generator):
             loss = float((_predict(net, choose[0]) - choose[1]).square().mean())

@@ -22,7 +22,7 @@ from vidssl.rotation.mixture import smooth_angle
 from vidssl.rotation.views2d import PairNet, ViewsConfig, normalised
 from vidssl.train import schedule
 
-GROUPS, LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM, WARMUP = 16, 3e-3, 1e-4, 1.0, 0.03
+GROUPS, LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM, WARMUP = 8, 2e-3, 1e-4, 1.0, 0.03
 NOISE = 0.05  # added to pictures of unit deviation
 
 
@@ -47,7 +47,7 @@ def fit_views(
         report: called every 100 steps with the step, the share of the time spent and the means of loss and angle.
 
     Raises:
-        VidsslError: tensors of other shapes or types, fewer than 8 groups, or a loss that is not finite.
+        VidsslError: tensors of other shapes or types, fewer than 8 groups, no time, or a loss that is not finite.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or len(images) < 8 or images.shape[1] < 2:
         raise VidsslError(
@@ -55,6 +55,8 @@ def fit_views(
         )
     if rotations.shape != (*images.shape[:2], 3, 3):
         raise VidsslError(f"views: expected rotations {[*images.shape[:2], 3, 3]}, got {list(rotations.shape)}")
+    if not seconds > 0:
+        raise VidsslError(f"views: got {seconds} seconds to train for; give a number above 0")
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

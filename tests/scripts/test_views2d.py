@@ -1,0 +1,58 @@
+"""From a folder of meshes to a network for pairs of pictures, to an encoder, and to what a probe reads in it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vidssl
+from vidssl.datasets.meshes import load_meshes
+from vidssl.errors import VidsslError
+from vidssl.rotation.views2d import load_views_estimator
+from vidssl.scripts import pretrain_views, rotation_probe, train_views2d
+
+CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
+FACES = [(1, 2, 4), (1, 4, 3), (5, 7, 8), (5, 8, 6), (1, 5, 6), (1, 6, 2), (3, 4, 8), (3, 8, 7), (1, 3, 7), (1, 7, 5),
+         (2, 6, 8), (2, 8, 4)]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def meshes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty boxes of other proportions."""
+    folder = tmp_path_factory.mktemp("boxes")
+    for number, sides in enumerate(np.random.default_rng(0).uniform(0.2, 1, (20, 3))):
+        lines = ["v {:.4f} {:.4f} {:.4f}".format(*corner) for corner in CORNERS * sides]
+        lines += ["f {} {} {}".format(*face) for face in FACES]
+        (folder / f"{number}.obj").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_training_on_pairs_leaves_a_run_that_estimates(meshes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    found = train_views2d.train_views(load_meshes(meshes), out, 0.03, groups=16, pairs=6, precision="32")
+    assert found == json.loads((out / "evaluation.json").read_text())
+    assert 0 < found["median"] <= found["p90"] <= 180
+    assert 0 < found["still"] < 30
+    picture = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    estimate = load_views_estimator(out).estimate(picture, picture)
+    np.testing.assert_allclose(estimate.rotation @ estimate.rotation.T, np.eye(3), atol=1e-4)
+    with pytest.raises(VidsslError, match="holds a run already; choose another --out"):
+        train_views2d.train_views(load_meshes(meshes), out, 0.03)
+    with pytest.raises(VidsslError, match="got minutes=0, groups=16000; give minutes above 0"):
+        train_views2d.train_views(load_meshes(meshes), tmp_path / "other", 0)
+
+
+def test_pretraining_on_views_and_probing(meshes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "turning"
+    given = ["--out", str(run), "--groups", "12", "--batch-size", "6", "--steps", "2", "--device", "cpu"]
+    assert pretrain_views.main([str(meshes), *given, "--options", "dim=12", "hidden=16"]) == 0
+    extractor = vidssl.load_encoder(run)
+    assert extractor(np.zeros((2, 64, 64, 3), np.uint8)).shape == (2, extractor.dim)
+    table = tmp_path / "table.json"
+    given = [str(meshes), str(run), "--groups", "24", "--epochs", "1", "--degrees", "40", "--out", str(table)]
+    assert rotation_probe.main(given) == 0
+    rows = json.loads(table.read_text())["rows"]
+    assert [row["features"] for row in rows] == ["raw pixels", "turning", "control, untrained"]
+    assert all(row["degrees"] == 40 and row["median"] > 0 for row in rows)
+    assert "0-40 degrees, unseen objects" in capsys.readouterr().out
