@@ -168,7 +168,7 @@ def _epochs(
         for rows in torch.randperm(len(inputs), generator=generator).split(batch):
             loss = (net(inputs[rows]) - targets[rows]).square().mean()
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             decay.step()
         yield

@@ -74,7 +74,7 @@ def fit_views(
         if not math.isfinite(loss.item()):
             raise VidsslError(f"views: the loss is {loss.item()} at step {step}; train again with precision 32")
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP_NORM)
         optimizer.step()
         sums += torch.stack([loss.detach(), angle]).cpu() / 100
