@@ -46,7 +46,8 @@ def test_preparation_takes_the_middle_and_forgets_brightness() -> None:
 
 def test_hypotheses_are_rotations_and_start_near_none() -> None:
     torch.manual_seed(0)
-    found = PairNet(SMALL)(torch.randn(3, 1, 64, 64), torch.randn(3, 1, 64, 64))
+    with torch.no_grad():
+        found = PairNet(SMALL)(torch.randn(3, 1, 64, 64), torch.randn(3, 1, 64, 64))
     assert found.centres.shape == (3, 2, 3, 3)
     torch.testing.assert_close(found.centres @ found.centres.mT, torch.eye(3).expand(3, 2, 3, 3), atol=1e-5, rtol=0)
     assert float(torch.rad2deg(smooth_angle(found.centres, torch.eye(3))).max()) < 60
