@@ -39,8 +39,8 @@ class ViewBatches:
         return -(-len(self.renderer.meshes) // self.objects)
 
     def batches(self, start_step: int) -> Iterator[dict[str, Any]]:
-        """Batches from `start_step` on: `depth` float32 [G,V,S,S] metres, `rotation` [G,V,3,3], `centre` [G,V,3] metres,
-        `radius` [G] metres, `K` [3,3]."""
+        """Batches from `start_step` on: `depth` float32 [G,V,S,S] and `centre` [G,V,3] in metres, `rotation` [G,V,3,3],
+        `radius` [G] metres, `K` [3,3], and the objects' `names`."""
         step = start_step
         while True:
             yield self.draw(step)

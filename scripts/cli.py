@@ -16,6 +16,13 @@ COMMANDS = {
     "self-label": "label videos by clusters of a run's features",
     "record": "record episodes of an environment as MP4",
     "robot-eval": "judge features by the policies built on them",
+    "train-rotation": "learn the rotation between depth views of objects never seen",
+    "rotation-pairs": "write pairs of depth views with the rotation between them",
+    "evaluate-rotation": "judge rotation estimators on pairs of views",
+    "reorient": "turn unseen objects to a goal picture, in a closed loop",
+    "train-views2d": "learn the rotation between pictures without depth",
+    "pretrain-views": "train an encoder on rendered views in known rotations",
+    "rotation-probe": "tell how well frozen features predict rotations",
     "physics": "generate videos of moving objects, with the truth about them",
     "moving-mnist": "write Moving MNIST as videos",
     "demo": "the whole path on generated data, with a report",
@@ -27,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: vidssl COMMAND [options]   (vidssl COMMAND --help explains one)\n")
-        print("\n".join(f"  {name:<11} {what}" for name, what in COMMANDS.items()))
+        print("\n".join(f"  {name:<17} {what}" for name, what in COMMANDS.items()))
         return 0
     if argv[0] in ("-V", "--version"):
         from vidssl import __version__

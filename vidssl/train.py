@@ -36,7 +36,9 @@ from vidssl.progress import TrainingDisplay
 class Loader(Protocol):
     """What the loop needs of a data source."""
 
-    steps_per_epoch: int
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in a pass over the data."""
 
     def batches(self, start_step: int) -> Iterator[dict[str, Any]]:
         """Batches from `start_step` on, without end; batch s depends on (seed, s) alone."""

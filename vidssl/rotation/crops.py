@@ -2,7 +2,7 @@
 
 n views, H, W rows and columns, S side of a crop in pixels. Lengths in radii of the object: 1 = `radius` metres.
 
-    depth [n,H,W] --mean of the pixels with a return--> origin --every step-th pixel about it--> z, mask, points [n,·,S,S]
+    depth [n,H,W] --mean of the pixels with a return--> origin --every step-th pixel about it--> points, mask [n,·,S,S]
 
 A crop's pixels are a fixed length apart at the depth of the origin, whatever the camera: PITCH radii.
 """

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -105,15 +106,17 @@ class AlignmentNet(nn.Module):
 
 def registered(a: Clouds, b: Clouds, tried: Alignments, stages: Stages = NARROW) -> Alignments:
     """Where generalised ICP ends from each alignment; on the CPU, some 2 ms each."""
-    points = [
-        [METRES * view.points[i][view.valid[i]].cpu().double().numpy() for view in (a, b)] for i in range(len(a[0]))
-    ]
-    clouds = {int(i): gicp_clouds(*points[int(i)], SPACING) for i in tried.pair.unique()}
+    clouds = {i: gicp_clouds(_metres(a, i), _metres(b, i), SPACING) for i in tried.pair.unique().tolist()}
     rotations, shifts = tried.rotation.cpu().numpy(), METRES * tried.translation.cpu().numpy()
     ends = [refine(clouds[int(i)], R, t, stages) for i, R, t in zip(tried.pair, rotations, shifts, strict=True)]
     turned = torch.from_numpy(np.stack([rotation for rotation, _ in ends])).to(tried.rotation)
     moved = torch.from_numpy(np.stack([shift for _, shift in ends]) / METRES).to(tried.translation)
     return tried._replace(rotation=turned, translation=moved)
+
+
+def _metres(view: Clouds, pair: int) -> NDArray[np.float64]:
+    points: NDArray[np.float64] = METRES * view.points[pair][view.valid[pair]].cpu().double().numpy()
+    return points
 
 
 def joined(*several: Alignments) -> Alignments:

@@ -8,6 +8,7 @@ k alignments. Inside, lengths are in radii of the object and clouds lie about th
 """
 
 from dataclasses import dataclass
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from vidssl.checkpoint import read_config, read_model
 from vidssl.errors import VidsslError, unknown_name
-from vidssl.rotation.choice import Choice
+from vidssl.rotation.choice import Choice, together
 from vidssl.rotation.clouds import check_depth, check_intrinsics
 from vidssl.rotation.crops import Crops, crop
 from vidssl.rotation.energy import (
@@ -42,6 +43,7 @@ from vidssl.rotation.training import proposed
 PARTS = ("combined", "learned", "geometric")
 PROPOSALS, KEPT, MENDED = 24, 8, 4
 NUMBERS = 6 + 2 * COUNT  # about each alignment, for the choice
+MISFIT = 5e-4  # metres: without a model, a rotation that fits so much worse has 1/e of the probability
 DISTINCT = 10.0  # degrees: candidates closer than that are one
 RIVAL = 0.25  # probability over that of the best: two such candidates are both to be taken seriously
 
@@ -53,7 +55,7 @@ class Candidate:
     rotation: NDArray[np.float32]
     """[3,3], p_b = R p_a about the object's middle, camera axes"""
     energy: float
-    """lower = better; differences within a pair are log odds"""
+    """lower = better: minus the logarithm of the probability"""
     probability: float
     """to be within 5° of the truth"""
 
@@ -105,21 +107,14 @@ class RotationEstimator:
         with torch.inference_mode():
             if parts == "learned":
                 tried, said = self._mended(*self._views(pair))
-                order = said.energy.argsort()
-                chances = (-said.energy[order]).softmax(dim=0)
-                return _estimate(
-                    tried.rotation[order], said.energy[order], chances, float(said.log_error[order[0]].exp())
-                )
+                error = said.log_error[said.energy.argmin()].exp()
+                return _estimate(tried.rotation, (-said.energy).softmax(dim=0), float(error))
             tried, numbers = self.alignments(pair)
             if self.choice is None:
-                energies = numbers[:, 0]
-                chances, expected = (-energies).softmax(dim=0), float("nan")
-            else:
-                log_chances = self.choice(numbers)[:-1]
-                energies, chances = -log_chances, log_chances.exp()
-                expected = float(self.choice.expected_error(chances.max()))
-            order = energies.argsort()
-            return _estimate(tried.rotation[order], energies[order], chances[order], expected)
+                return _estimate(tried.rotation, (-numbers[:, 0]).softmax(dim=0))
+            chances = self.choice(numbers)[:-1].exp()
+            expected = self.choice.expected_error(together(chances, tried.rotation).max())
+            return _estimate(tried.rotation, chances, float(expected))
 
     def alignments(self, pair: "Pair") -> tuple[Alignments, Tensor]:
         """The final alignments of a pair, and the numbers [k,NUMBERS] by which one is chosen."""
@@ -217,20 +212,19 @@ def _chosen(tried: Alignments, which: Tensor) -> Alignments:
     return Alignments(*(part[which] for part in tried))
 
 
-def _estimate(rotations: Tensor, energies: Tensor, chances: Tensor, expected: float) -> Estimate:
-    """Alignments, best first, with those that are nearly the same put together."""
-    apart = torch.rad2deg(geodesic(rotations[:, None].expand(-1, len(rotations), -1, -1), rotations[None]))
-    candidates: list[Candidate] = []
+def _estimate(rotations: Tensor, chances: Tensor, expected: float = float("nan")) -> Estimate:
+    """Of alignments [k,3,3] and their chances [k]: neighbours are one candidate, by the surest of them."""
+    joint = together(chances, rotations)
+    apart = torch.rad2deg(geodesic(rotations[:, None], rotations[None]))
     left = torch.ones(len(rotations), dtype=torch.bool)
-    for place in range(len(rotations)):
-        if not left[place]:
-            continue
-        same = left & (apart[place] < DISTINCT)
-        left &= ~same
-        turn = rotations[place].numpy().astype(np.float32)
-        candidates.append(Candidate(turn, float(energies[place]), float(chances[same].sum())))
-    symmetric = len(candidates) > 1 and candidates[1].probability > RIVAL * candidates[0].probability
+    candidates: list[Candidate] = []
+    for place in (joint + chances).argsort(descending=True).tolist():
+        if left[place]:
+            left &= apart[place] >= DISTINCT
+            chance = float(joint[place])
+            candidates.append(Candidate(rotations[place].numpy().astype(np.float32), -log(max(chance, 1e-12)), chance))
     best = candidates[0]
+    symmetric = len(candidates) > 1 and candidates[1].probability > RIVAL * best.probability
     return Estimate(best.rotation, best.energy, candidates, expected, symmetric)
 
 
@@ -263,17 +257,14 @@ def estimate_rotation(
 ) -> Estimate:
     """The rotation from view a to view b, by a trained model, or by registration from many starts when none is given.
 
-    Args and errors are those of `RotationEstimator.estimate`; without a model, energies are misfits in metres and
-    nothing is known of probabilities but their order.
+    Args and errors are those of `RotationEstimator.estimate`; without a model, probabilities only tell the order.
     """
     if model is not None:
         return model.estimate(depth_a, depth_b, K, radius)
     from vidssl.rotation.registration import candidates
 
     rotations, misfits = candidates(depth_a, depth_b, K)
-    energies = torch.from_numpy(misfits).float()
-    chances = (-energies / 5e-4).softmax(dim=0)
-    return _estimate(torch.from_numpy(rotations), energies, chances, float("nan"))
+    return _estimate(torch.from_numpy(rotations), torch.from_numpy(-misfits / MISFIT).softmax(dim=0).float())
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:

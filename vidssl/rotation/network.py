@@ -1,12 +1,13 @@
-r"""A depth view as signals on the sphere, so that a rotation of the object is a known linear map of them.
+"""A depth view as signals on the sphere, so that a rotation of the object is a known linear map of them.
 
 n views, S side of a crop, s = S/4 cells a side, C signals, L degree, D_l Wigner matrices.
 
-    crop [n,2,S,S] -> convolutions -> what each cell says [2C,s,s] --lifted to where the cell's normal and place point-->
-                           \-> the whole view -> what can't be seen, and where the middle is ----------> + --> Z [C,(L+1)²]
+    crop [n,2,S,S] -> convolutions -> what each cell says [2C,s,s] -> lifted to where its normal and its place point
+                           |                                                                   + -> Z [C,(L+1)²]
+                           '-> the whole view -> what it does not see, and where the object's middle is
 
-A cell's part of Z turns with the object exactly: Z(R x) = D(R) Z(x) for what both views see. What one view does not see
-is filled in from what the network knows of objects. Two views then fit under a rotation as well as their signals
+A cell's part of Z turns with the object exactly: Z(R x) = D(R) Z(x) for what both views see. What one view does not
+see is filled in from what the network knows of objects. Two views then fit under a rotation as well as their signals
 correlate, score(R) = <Z_b, D(R) Z_a>: all rotations at once are one product with the Wigner matrices of a grid.
 
 Correlation of spherical signals for relative pose: Esteves et al., "Cross-domain 3D equivariant image embeddings" (ICML

@@ -13,6 +13,7 @@ R_i rotation of view i, T = R_j R_iᵀ that of a pair.
 Every number is a function of the batch: rotations are drawn by its step.
 """
 
+from dataclasses import dataclass
 from math import radians
 
 import torch
@@ -72,14 +73,14 @@ class RotationLearner(nn.Module):
             off = (middle - truth).norm(dim=1).mean()
             proposals = self._contrast(signals.unflatten(0, (groups, views)), batch["rotation"], generator)
         first = torch.arange(groups) * views
-        pairs = [
-            (crops[which], signals[which].detach(), middle[which].detach(), truth[which])
+        a, b = (
+            _Side(crops[which], signals[which].detach(), middle[which].detach(), truth[which])
             for which in (first, first + 1)
-        ]
+        )
         mixed = torch.is_autocast_enabled(signals.device.type)
         with torch.autocast(signals.device.type, enabled=False):  # rotations in bf16 would be off by degrees
             turn = rotations[first + 1] @ rotations[first].mT
-            aligned, metrics = self._align(*pairs, turn, generator, int(batch["step"]), float(batch["progress"]), mixed)
+            aligned, metrics = self._align(a, b, turn, generator, int(batch["step"]), float(batch["progress"]), mixed)
         metrics |= {
             "term_proposals": proposals.detach(),
             "middle": off.detach(),
@@ -107,20 +108,20 @@ class RotationLearner(nn.Module):
 
     def _align(
         self,
-        a: tuple[Crops, Tensor, Tensor, Tensor],
-        b: tuple[Crops, Tensor, Tensor, Tensor],
+        a: "_Side",
+        b: "_Side",
         truth: Tensor,
         generator: torch.Generator,
         step: int,
         progress: float,
         mixed: bool,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of the energy, for (crops, signals, believed middle, true middle) of both views of G pairs."""
-        clouds = tuple(_about(view, middle, generator) for view, _, middle, _ in (a, b))
-        middle_a, middle_b = (believed - true for _, _, believed, true in (a, b))
-        shift = (truth @ middle_a[:, :, None])[:, :, 0] - middle_b  # p_b = T p_a + shift about the believed middles
+        """Loss of the energy, for G pairs of views."""
+        clouds = a.cloud(generator), b.cloud(generator)
+        off_a, off_b = a.middle - a.truth, b.middle - b.truth
+        shift = (truth @ off_a[:, :, None])[:, :, 0] - off_b  # p_b = truth p_a + shift about the believed middles
         with torch.no_grad():
-            tried = self._tried(products(a[1], b[1]), truth, generator)
+            tried = self._tried(products(a.signals, b.signals), truth, generator)
             if step % 3:
                 tried = corrected(tried, self._judged(clouds, tried, mixed))
             if step % 3 == 2 and progress > FINAL:  # as at the end of an estimate: mended, and registered
@@ -130,7 +131,7 @@ class RotationLearner(nn.Module):
         said = self._judged(clouds, tried, mixed)
         return _energy_loss(said, tried, truth, shift)
 
-    def _judged(self, clouds: tuple[Clouds, ...], tried: Alignments, mixed: bool) -> Judgement:
+    def _judged(self, clouds: tuple[Clouds, Clouds], tried: Alignments, mixed: bool) -> Judgement:
         with torch.autocast(tried.rotation.device.type, torch.bfloat16, enabled=mixed):
             return self.energy(*clouds, tried)
 
@@ -159,9 +160,21 @@ def proposed(rotations: Tensor, shifts: Tensor, logits: Tensor) -> Alignments:
     return Alignments(pair, rotations.flatten(0, 1), shifts.flatten(0, 1), relative.flatten())
 
 
-def _about(view: Crops, middle: Tensor, generator: torch.Generator) -> Clouds:
-    cloud = draw_points(view.points, view.mask, generator)
-    return Clouds(cloud.points - middle[:, None], cloud.valid)
+@dataclass(frozen=True)
+class _Side:
+    """One view of each of G pairs, lengths in radii, about the crops' origins."""
+
+    crops: Crops
+    signals: Tensor
+    middle: Tensor
+    """[G,3], believed"""
+    truth: Tensor
+    """[G,3]"""
+
+    def cloud(self, generator: torch.Generator) -> Clouds:
+        """Points about the believed middles."""
+        cloud = draw_points(self.crops.points, self.crops.mask, generator)
+        return Clouds(cloud.points - self.middle[:, None], cloud.valid)
 
 
 def _energy_loss(said: Judgement, tried: Alignments, truth: Tensor, shift: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
