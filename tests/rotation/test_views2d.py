@@ -78,7 +78,7 @@ def test_the_loss_falls_below_that_of_all_pairs_alike() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert sum(losses[-5:]) / 5 < losses[0] - 1
 
 
