@@ -132,9 +132,7 @@ def _calibrate(config: Config, held: "list[Mesh]") -> None:
     pairs = [(a, b, band.K, R) for band in bands for a, b, R in zip(band.a, band.b, band.R, strict=True)]
     estimator = load_estimator(config.out)
     found = calibrate(estimator, track(pairs, "calibrating", disable=not sys.stderr.isatty()), config.seed)
-    assert estimator.choice is not None
-    choice = {f"choice.{name}": tensor for name, tensor in estimator.choice.state_dict().items()}
-    write_model(config.out, read_model(config.out) | choice)
+    write_model(config.out, read_model(config.out) | estimator.calibration())
     print(
         f"calibrated on {found.pairs} hard pairs of {len(held)} objects held back, 0 to 180 degrees: a right candidate "
         f"(within 5°) is there in {found.present:.0%}, and then chosen in {found.chosen:.0%}; estimates are given a "

@@ -5,9 +5,11 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from vidssl.errors import VidsslError
-from vidssl.rotation.choice import Reliability, fit_choice
+from vidssl.rotation.choice import Choice, Reliability, fit_choice
+from vidssl.rotation.energy import Alignments
 from vidssl.rotation.estimate import Pair, RotationEstimator
 from vidssl.rotation.so3 import geodesic
 
@@ -17,7 +19,7 @@ FEWEST = 40  # pairs; a choice fitted on fewer knows nothing
 def calibrate(
     estimator: RotationEstimator, pairs: Iterable[tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike]], seed: int = 0
 ) -> Reliability:
-    """Fit and set the estimator's choice.
+    """Fit and set the estimator's choices, the quick one and the thorough one.
 
     Args:
         estimator: with trained networks.
@@ -25,20 +27,37 @@ def calibrate(
         seed: of the fit.
 
     Returns:
-        How well it chooses, on pairs left out in turn.
+        How well the thorough one chooses, on pairs left out in turn.
 
     Raises:
         VidsslError: fewer than FEWEST pairs.
     """
-    numbers, rotations, errors = [], [], []
+    thorough, quick = _Record(), _Record()
     with torch.no_grad():
         for depth_a, depth_b, K, rotation in pairs:
-            tried, about = estimator.alignments(Pair.of(depth_a, depth_b, K))
-            truth = torch.tensor(np.asarray(rotation, np.float32))
-            numbers.append(about)
-            rotations.append(tried.rotation)
-            errors.append(torch.rad2deg(geodesic(tried.rotation, truth.expand_as(tried.rotation))))
-    if len(numbers) < FEWEST:
-        raise VidsslError(f"calibration: got {len(numbers)} pairs; at least {FEWEST} are needed")
-    estimator.choice, reliability = fit_choice(torch.stack(numbers), torch.stack(rotations), torch.stack(errors), seed)
+            scene = estimator.look(Pair.of(depth_a, depth_b, K))
+            thorough.add(*estimator.alignments(scene), rotation)
+            quick.add(*estimator.quick_alignments(scene), rotation)
+    estimator.quick, _ = quick.fit(seed)
+    estimator.choice, reliability = thorough.fit(seed)
     return reliability
+
+
+class _Record:
+    """Alignments of pairs, what is known about them, and how wrong they are."""
+
+    def __init__(self) -> None:
+        self.numbers: list[Tensor] = []
+        self.rotations: list[Tensor] = []
+        self.errors: list[Tensor] = []
+
+    def add(self, tried: Alignments, numbers: Tensor, rotation: ArrayLike) -> None:
+        truth = torch.tensor(np.asarray(rotation, np.float32))
+        self.numbers.append(numbers)
+        self.rotations.append(tried.rotation)
+        self.errors.append(torch.rad2deg(geodesic(tried.rotation, truth.expand_as(tried.rotation))))
+
+    def fit(self, seed: int) -> tuple[Choice, Reliability]:
+        if len(self.numbers) < FEWEST:
+            raise VidsslError(f"calibration: got {len(self.numbers)} pairs; at least {FEWEST} are needed")
+        return fit_choice(torch.stack(self.numbers), torch.stack(self.rotations), torch.stack(self.errors), seed)

@@ -22,6 +22,7 @@ SAME = 5.0  # degrees: alignments so near to each other speak for one rotation
 HIDDEN = 16  # a perceptron of 48 and 48 overfits to some 500 pairs: picks 2 to 5% less of what is there
 KNOTS = 21  # of the table of expected errors, evenly over chances 0…1
 FOLDS = 4
+SURE = 0.995
 
 
 class Choice(nn.Module):
@@ -30,12 +31,14 @@ class Choice(nn.Module):
     mean: Tensor
     deviation: Tensor
     expected: Tensor
+    sure: Tensor
 
     def __init__(self, count: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(count))
         self.register_buffer("deviation", torch.ones(count))
         self.register_buffer("expected", torch.full((KNOTS,), 90.0))
+        self.register_buffer("sure", torch.tensor(2.0))  # the chance from which on nearly all are right; 2: no such
         self.net = nn.Sequential(nn.Linear(count, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
         self.none = nn.Parameter(torch.zeros(()))
 
@@ -92,6 +95,7 @@ def fit_choice(numbers: Tensor, rotations: Tensor, errors: Tensor, seed: int = 0
         chance[fold], error[fold] = joint.gather(1, best)[:, 0], errors[fold].gather(1, best)[:, 0]
     choice = _fitted(numbers, errors, seed)
     choice.expected.copy_(_table(chance, error))
+    choice.sure.copy_(_sure(chance, error))
     right, present = error < RIGHT, (errors < RIGHT).any(dim=1)
     chosen = float(right[present].float().mean()) if present.any() else 0.0
     figures = (float(x.float().mean()) for x in (present, chance, right))
@@ -118,6 +122,14 @@ def _fitted(numbers: Tensor, errors: Tensor, seed: int, steps: int = 600) -> Cho
             optimizer.step()
             cooling.step()
     return choice.eval()
+
+
+def _sure(chance: Tensor, error: Tensor) -> Tensor:
+    """The least chance from which on SURE of the estimates are right."""
+    order = chance.argsort(descending=True)
+    share = (error[order] < RIGHT).double().cumsum(0) / torch.arange(1, len(order) + 1)
+    enough = (share >= SURE).nonzero()
+    return chance[order[enough[-1, 0]]] if len(enough) else torch.tensor(2.0)
 
 
 def _table(chance: Tensor, error: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ other view saw through (free space) as much as by distance. Render-and-compare c
 ECCV 2018), here between two views of an unknown object instead of a view and its model.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidssl.rotation.network import Residual
+from vidssl.rotation.registration import Clouds as Registrable
 from vidssl.rotation.registration import Stages, gicp_clouds, refine
 from vidssl.rotation.so3 import exp
 
@@ -104,14 +106,18 @@ class AlignmentNet(nn.Module):
         return Judgement(-out[:, 0], 0.3 * out[:, 1:4], 0.2 * out[:, 4:7], out[:, 7])
 
 
-def registered(a: Clouds, b: Clouds, tried: Alignments, stages: Stages = NARROW) -> Alignments:
-    """Where generalised ICP ends from each alignment; on the CPU, some 2 ms each."""
-    clouds = {i: gicp_clouds(_metres(a, i), _metres(b, i), SPACING) for i in tried.pair.unique().tolist()}
+def registered(clouds: Sequence[Registrable], tried: Alignments, stages: Stages = NARROW) -> Alignments:
+    """Where generalised ICP ends from each alignment, between its pair's clouds (`registrable`); some 2 ms each."""
     rotations, shifts = tried.rotation.cpu().numpy(), METRES * tried.translation.cpu().numpy()
     ends = [refine(clouds[int(i)], R, t, stages) for i, R, t in zip(tried.pair, rotations, shifts, strict=True)]
     turned = torch.from_numpy(np.stack([rotation for rotation, _ in ends])).to(tried.rotation)
     moved = torch.from_numpy(np.stack([shift for _, shift in ends]) / METRES).to(tried.translation)
     return tried._replace(rotation=turned, translation=moved)
+
+
+def registrable(a: Clouds, b: Clouds) -> list[Registrable]:
+    """Each pair of views, ready for `registered`."""
+    return [gicp_clouds(_metres(a, pair), _metres(b, pair), SPACING) for pair in range(len(a.points))]
 
 
 def _metres(view: Clouds, pair: int) -> NDArray[np.float64]:

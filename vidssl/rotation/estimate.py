@@ -1,8 +1,10 @@
 r"""The rotation between two depth views of an object that nobody has seen before.
 
-    depth a, b -> signals -> 24 proposals -> energy: keep 8, mend -> keep 4, mend -> generalised ICP from each
-                                                                                            |
-           rotation, probability, expected error, candidates <- choice among them by energy, fit and free space
+    depth a, b -> signals -> 24 proposals -> generalised ICP from the best 2 and from no rotation -> sure? done
+                                 |
+                                 '-> energy: keep 8, mend -> keep 4, mend -> generalised ICP from each
+                                                                                       |
+      rotation, probability, expected error, candidates <- choice among them by energy, fit and free space
 
 k alignments. Inside, lengths are in radii of the object and clouds lie about the believed middles of the object.
 """
@@ -23,6 +25,7 @@ from vidssl.rotation.choice import Choice, together
 from vidssl.rotation.clouds import check_depth, check_intrinsics
 from vidssl.rotation.crops import Crops, crop
 from vidssl.rotation.energy import (
+    NARROW,
     AlignmentNet,
     Alignments,
     Clouds,
@@ -32,16 +35,18 @@ from vidssl.rotation.energy import (
     draw_points,
     joined,
     registered,
+    registrable,
 )
 from vidssl.rotation.evidence import COUNT, View, evidence, make_view
 from vidssl.rotation.network import NetworkConfig, SphereNet
 from vidssl.rotation.posterior import modes, products, score
-from vidssl.rotation.registration import STAGES
+from vidssl.rotation.registration import STAGES, Stages
 from vidssl.rotation.so3 import geodesic
 from vidssl.rotation.training import proposed
 
 PARTS = ("combined", "learned", "geometric")
 PROPOSALS, KEPT, MENDED = 24, 8, 4
+QUICK = 2
 NUMBERS = 6 + 2 * COUNT  # about each alignment, for the choice
 MISFIT = 5e-4  # metres: without a model, a rotation that fits so much worse has 1/e of the probability
 DISTINCT = 10.0  # degrees: candidates closer than that are one
@@ -79,10 +84,12 @@ class Estimate:
 class RotationEstimator:
     """Trained networks, ready to use; see `load_estimator`."""
 
-    def __init__(self, encoder: SphereNet, energy: AlignmentNet, choice: Choice | None = None) -> None:
+    def __init__(
+        self, encoder: SphereNet, energy: AlignmentNet, choice: Choice | None = None, quick: Choice | None = None
+    ) -> None:
         self.encoder = encoder.eval().to(memory_format=torch.channels_last)
         self.energy = energy.eval().to(memory_format=torch.channels_last)
-        self.choice = choice
+        self.choice, self.quick = choice, quick
 
     def estimate(
         self, depth_a: ArrayLike, depth_b: ArrayLike, K: ArrayLike, radius: float | None = None, parts: str = "combined"
@@ -103,69 +110,79 @@ class RotationEstimator:
             raise unknown_name("parts", parts, PARTS)
         if parts == "geometric":
             return estimate_rotation(depth_a, depth_b, K)
-        pair = Pair.of(depth_a, depth_b, K, radius)
         with torch.inference_mode():
+            scene = self.look(Pair.of(depth_a, depth_b, K, radius))
             if parts == "learned":
-                tried, said = self._mended(*self._views(pair))
+                tried, said = self._mended(scene)
                 error = said.log_error[said.energy.argmin()].exp()
                 return _estimate(tried.rotation, (-said.energy).softmax(dim=0), float(error))
-            tried, numbers = self.alignments(pair)
-            if self.choice is None:
-                return _estimate(tried.rotation, (-numbers[:, 0]).softmax(dim=0))
-            chances = self.choice(numbers)[:-1].exp()
-            expected = self.choice.expected_error(together(chances, tried.rotation).max())
-            return _estimate(tried.rotation, chances, float(expected))
+            if self.quick is not None:
+                found = _chosen(self.quick, *self.quick_alignments(scene))
+                if found.candidates[0].probability >= self.quick.sure:
+                    return found
+            return _chosen(self.choice, *self.alignments(scene))
 
-    def alignments(self, pair: "Pair") -> tuple[Alignments, Tensor]:
-        """The final alignments of a pair, and the numbers [k,NUMBERS] by which one is chosen."""
-        a, b, product = self._views(pair)
-        tried, _ = self._mended(a, b, product)
-        unturned = registered(a.clouds, b.clouds, self._unturned(product), STAGES)
-        tried = joined(tried, registered(a.clouds, b.clouds, tried), unturned)
-        said = self.energy(a.clouds, b.clouds, tried)
-        by_registration = (torch.arange(len(tried.pair)) >= MENDED).float()
-        middle_a, middle_b = a.middle, b.middle
-        shift = tried.translation * pair.radius + middle_b - (tried.rotation @ middle_a)
-        views = (a.view, b.view)
-        seen = evidence(*views, tried.rotation, shift, pair.radius)
-        own = torch.stack(
-            (
-                said.energy,
-                said.energy - said.energy.min(),
-                said.log_error,
-                said.turn.norm(dim=1),
-                tried.score,
-                by_registration,
-            ),
-            dim=1,
-        )
-        return tried, torch.cat((own, seen), dim=1)
-
-    def _views(self, pair: "Pair") -> tuple["_Seen", "_Seen", Tensor]:
+    def look(self, pair: "Pair") -> "Scene":
+        """What the networks make of both views."""
         crops = crop(torch.from_numpy(np.stack((pair.a, pair.b))), pair.K, pair.radius)
         signals, middle = self.encoder(crops)
-        seen = [_see(crops[i : i + 1], middle[i], depth, pair.K) for i, depth in enumerate((pair.a, pair.b))]
-        return seen[0], seen[1], products(signals[:1], signals[1:])
+        a, b = (_see(crops[i : i + 1], middle[i], depth, pair.K) for i, depth in enumerate((pair.a, pair.b)))
+        product = products(signals[:1], signals[1:])
+        degree, scale = self.encoder.config.degree, self.encoder.scale.exp()
+        rotations, scores = modes(product, degree, PROPOSALS)
+        unturned = torch.eye(3)[None, None]
+        none = proposed(unturned, torch.zeros(1, 1, 3), (score(product, unturned, degree) - scores[:, :1]) * scale)
+        return Scene(a, b, pair.radius, proposed(rotations, torch.zeros(1, PROPOSALS, 3), scores * scale), none)
 
-    def _mended(self, a: "_Seen", b: "_Seen", product: Tensor) -> tuple[Alignments, Judgement]:
-        """The proposals that are left, mended twice, MENDED of them, and what the energy says of them."""
-        rotations, scores = modes(product, self.encoder.config.degree, PROPOSALS)
-        tried = proposed(rotations, torch.zeros(1, PROPOSALS, 3), scores * self.encoder.scale.exp())
+    def alignments(self, scene: "Scene") -> tuple[Alignments, Tensor]:
+        """The final alignments of a pair, and the numbers [k,NUMBERS] by which one is chosen: MENDED mended ones, the
+        same registered, and one registered from no rotation."""
+        tried, _ = self._mended(scene)
+        tried, numbers = self._judged(scene, joined(tried, scene.registered(tried), scene.unturned), MENDED)
+        return tried, numbers
+
+    def quick_alignments(self, scene: "Scene") -> tuple[Alignments, Tensor]:
+        """The same from the best QUICK proposals and from no rotation, registered: enough when views overlap well."""
+        best = Alignments(*(part[:QUICK] for part in scene.proposals))
+        return self._judged(scene, joined(scene.registered(best), scene.unturned), 0)
+
+    def calibration(self) -> dict[str, Tensor]:
+        """The tensors of the choices, under the names by which a run folder keeps them; none before calibration."""
+        choices = {"choice": self.choice, "quick": self.quick}
+        return {
+            f"{name}.{key}": tensor
+            for name, choice in choices.items()
+            if choice is not None
+            for key, tensor in choice.state_dict().items()
+        }
+
+    def _judged(self, scene: "Scene", tried: Alignments, mended: int) -> tuple[Alignments, Tensor]:
+        """Alignments, the first of them mended once more, with the numbers of the choice about them."""
+        said = self.energy(scene.a.clouds, scene.b.clouds, tried)
+        places = tried.translation * scene.radius + scene.b.middle - tried.rotation @ scene.a.middle
+        seen = evidence(scene.a.view, scene.b.view, tried.rotation, places, scene.radius)
+        is_mended = (torch.arange(len(tried.pair)) < mended).float()
+        turned = said.turn.norm(dim=1)
+        own = (said.energy, said.energy - said.energy.min(), said.log_error, turned, tried.score, is_mended)
+        better = corrected(tried, said)
+        rotation = torch.where(is_mended[:, None, None] > 0, better.rotation, tried.rotation)
+        return tried._replace(rotation=rotation), torch.cat((torch.stack(own, dim=1), seen), dim=1)
+
+    def _mended(self, scene: "Scene") -> tuple[Alignments, Judgement]:
+        """The proposals that are left, mended twice, MENDED of them, and what the energy said of them before."""
+        tried = scene.proposals
         for left in (KEPT, MENDED):
-            said = self.energy(a.clouds, b.clouds, tried)
+            said = self.energy(scene.a.clouds, scene.b.clouds, tried)
             best = said.energy.argsort()[:left]
-            tried = _chosen(corrected(tried, said), best)
-        return tried, self.energy(a.clouds, b.clouds, tried)
-
-    def _unturned(self, product: Tensor) -> Alignments:
-        """No rotation: where small turns are to be told, registration should always start there too."""
-        rotation = torch.eye(3)[None, None]
-        logits = score(product, rotation, self.encoder.config.degree) * self.encoder.scale.exp()
-        return proposed(rotation, torch.zeros(1, 1, 3), logits)
+            said = Judgement(*(part[best] for part in said))
+            tried = corrected(Alignments(*(part[best] for part in tried)), said)
+        return tried, said
 
 
 @dataclass(frozen=True)
 class Pair:
+    """Two depth views, checked."""
+
     a: NDArray[np.float32]
     b: NDArray[np.float32]
     K: Tensor
@@ -192,6 +209,20 @@ class _Seen:
     view: View
 
 
+class Scene:
+    """Both views of a pair, and the proposals for it."""
+
+    def __init__(self, a: _Seen, b: _Seen, radius: float, proposals: Alignments, unturned: Alignments) -> None:
+        self.a, self.b, self.radius, self.proposals = a, b, radius, proposals
+        self._registrable = registrable(a.clouds, b.clouds)
+        self.unturned = self.registered(unturned, STAGES)
+        """what registration makes of no rotation: where small turns are to be told, it should always start there too"""
+
+    def registered(self, tried: Alignments, stages: Stages = NARROW) -> Alignments:
+        """Where generalised ICP ends from each alignment."""
+        return registered(self._registrable, tried, stages)
+
+
 def _see(crops: Crops, middle: Tensor, depth: NDArray[np.float32], K: Tensor) -> _Seen:
     cloud = draw_points(crops.points, crops.mask)
     own = cloud.points[0][cloud.valid[0]] * crops.radius + crops.origin
@@ -208,8 +239,11 @@ def _extent(depth: NDArray[np.float32], K: Tensor) -> float:
     return float(np.quantile(np.linalg.norm(points - (low + high) / 2, axis=1), 0.995))
 
 
-def _chosen(tried: Alignments, which: Tensor) -> Alignments:
-    return Alignments(*(part[which] for part in tried))
+def _chosen(choice: Choice | None, tried: Alignments, numbers: Tensor) -> Estimate:
+    if choice is None:  # not calibrated: by the energy alone
+        return _estimate(tried.rotation, (-numbers[:, 0]).softmax(dim=0))
+    chances = choice(numbers)[:-1].exp()
+    return _estimate(tried.rotation, chances, float(choice.expected_error(together(chances, tried.rotation).max())))
 
 
 def _estimate(rotations: Tensor, chances: Tensor, expected: float = float("nan")) -> Estimate:
@@ -240,12 +274,13 @@ def load_estimator(run: str | Path) -> RotationEstimator:
     tensors = read_model(run)
     encoder = SphereNet(NetworkConfig(**_tuples(config["network"])))
     energy = AlignmentNet(EnergyConfig(**_tuples(config["energy"])))
-    choice = Choice(NUMBERS) if any(name.startswith("choice.") for name in tensors) else None
-    parts: dict[str, Any] = {"encoder": encoder, "energy": energy, "choice": choice}
+    calibrated = any(name.startswith("choice.") for name in tensors)
+    choice, quick = (Choice(NUMBERS), Choice(NUMBERS)) if calibrated else (None, None)
+    parts: dict[str, Any] = {"encoder": encoder, "energy": energy, "choice": choice, "quick": quick}
     for name, part in parts.items():
         if part is not None:
             part.load_state_dict({k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{name}.")})
-    return RotationEstimator(encoder, energy, choice)
+    return RotationEstimator(encoder, energy, choice, quick)
 
 
 def estimate_rotation(

@@ -31,6 +31,7 @@ from vidssl.rotation.energy import (
     draw_points,
     joined,
     registered,
+    registrable,
 )
 from vidssl.rotation.network import NetworkConfig, SphereNet
 from vidssl.rotation.posterior import flat_wigner, modes, products, score, turned_back
@@ -127,7 +128,7 @@ class RotationLearner(nn.Module):
             if step % 3 == 2 and progress > FINAL:  # as at the end of an estimate: mended, and registered
                 half = (torch.arange(PROPOSED + PERTURBED) % 2 == 0).repeat(len(truth))
                 some = Alignments(*(part[half] for part in tried))
-                tried = _by_pair(joined(some, registered(*clouds, some)))
+                tried = _by_pair(joined(some, registered(registrable(*clouds), some)))
         said = self._judged(clouds, tried, mixed)
         return _energy_loss(said, tried, truth, shift)
 
