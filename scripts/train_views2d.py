@@ -154,7 +154,7 @@ def evaluate_views(estimator: Any, pairs: Any) -> dict[str, float]:
     found, expected = [], []
     with torch.no_grad():
         for part in grey.split(100):
-            mixture = estimator.network(normalised(part[:, :1]), normalised(part[:, 1:]))
+            mixture = estimator.pooled(normalised(part[:, :1]), normalised(part[:, 1:]))
             best = mixture.centres[torch.arange(len(part)), mixture.best()]
             found.append(best)
             expected.append(mixture.expected_angle(best))

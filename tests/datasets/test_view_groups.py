@@ -9,7 +9,7 @@ from vidssl.datasets.mesh_light import Light
 from vidssl.datasets.mesh_views import MeshRenderer
 from vidssl.datasets.view_groups import PairLoader, ViewGroups, crop_camera, draw_view_groups
 from vidssl.errors import VidsslError
-from vidssl.rotation.views2d_training import quarter_turned
+from vidssl.rotation.views2d import quarter_turned
 
 RENDERER = MeshRenderer([box((0.15, 0.04, 0.08)), ball()], crop_camera(), threads=1)
 FACING = Light((0, 0, -1), 0.3)  # a lamp at the camera, which turns with no picture

@@ -10,8 +10,16 @@ from vidssl.checkpoint import write_config
 from vidssl.errors import VidsslError
 from vidssl.rotation.mixture import smooth_angle
 from vidssl.rotation.so3 import exp
-from vidssl.rotation.views2d import PairNet, ViewsConfig, ViewsEstimator, correlate, load_views_estimator, prepare
-from vidssl.rotation.views2d_training import fit_views, quarter_turned, views_loss
+from vidssl.rotation.views2d import (
+    PairNet,
+    ViewsConfig,
+    ViewsEstimator,
+    correlate,
+    load_views_estimator,
+    prepare,
+    quarter_turned,
+)
+from vidssl.rotation.views2d_training import fit_views, views_loss
 
 SMALL = ViewsConfig(channels=16, reach=1, hypotheses=2, hidden=32)
 
@@ -111,10 +119,23 @@ def test_saved_and_loaded_gives_the_same(tmp_path: Path) -> None:
     first, second = (e.estimate(a, b) for e in (estimator, load_views_estimator(tmp_path / "run")))
     np.testing.assert_array_equal(first.rotation, second.rotation)
     assert first.rotation.shape == (3, 3)
-    assert len(first.candidates) == 2
+    assert len(first.candidates) == 2 * 8 * 2  # hypotheses, quarter turns, both ways
     assert sum(share for _, share in first.candidates) == pytest.approx(1, abs=1e-5)
     np.testing.assert_array_equal(first.candidates[0][0], first.rotation)
     assert 0 < first.expected_error <= 180
+
+
+@pytest.mark.parametrize("number", [1, 6])
+def test_pooled_answers_turn_with_the_pictures_and_back_with_their_order(number: int) -> None:
+    torch.manual_seed(0)
+    estimator = ViewsEstimator(PairNet(SMALL))
+    views = torch.randn(3, 2, 64, 64)
+    turned, turn = quarter_turned(views, torch.eye(3), number)
+    plain, other = (estimator.pooled(v[:, :1], v[:, 1:]) for v in (views, turned))
+    swapped = estimator.pooled(views[:, 1:], views[:, :1])
+    best, best_turned, best_swapped = (m.centres[torch.arange(3), m.best()] for m in (plain, other, swapped))
+    torch.testing.assert_close(best_turned, turn @ best @ turn.mT, atol=1e-4, rtol=0)
+    torch.testing.assert_close(best_swapped, best.mT, atol=1e-4, rtol=0)
 
 
 def test_refusals(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vidssl.errors import VidsslError
 from vidssl.rotation.mixture import smooth_angle
-from vidssl.rotation.views2d import PairNet, ViewsConfig, normalised
+from vidssl.rotation.views2d import PairNet, ViewsConfig, normalised, quarter_turned
 from vidssl.train import schedule
 
 GROUPS, LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM, WARMUP = 8, 2e-3, 1e-4, 1.0, 0.03
@@ -115,18 +115,3 @@ def views_loss(
         best = found.centres[torch.arange(len(between), device=x.device), found.best()]
         angle = smooth_angle(best, between).mean()
     return -found.log_density(between).mean(), angle
-
-
-def quarter_turned(images: Tensor, rotations: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """Pictures `[…,S,S]` turned about the camera's axis by `number % 4` quarters, mirrored first where it is 4 to 7.
-
-    With Q the rotation or reflection of the camera's axes that does this, a pose R becomes Q R, and the rotation
-    between two views Q R Qᵀ, a rotation again. The mirror image of an object is another object, as likely as the first.
-
-    Returns:
-        The pictures, and `rotations` `[…,3,3]` times Q from the left.
-    """
-    turn = rotations.new_tensor([[0, 1, 0], [-1, 0, 0], [0, 0, 1]]).matrix_power(number % 4)
-    if number >= 4:
-        images, turn = images.flip(-1), turn @ rotations.new_tensor([-1, 1, 1]).diag()
-    return images.rot90(number % 4, (-2, -1)), turn @ rotations
