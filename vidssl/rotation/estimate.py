@@ -1,8 +1,8 @@
 r"""The rotation between two depth views of an object that nobody has seen before.
 
-    depth a, b -> signals -> 24 proposals -> generalised ICP from the best 2 and from no rotation -> sure? done
+    depth a, b -> signals -> 24 proposals -> generalised ICP from the best 4 and from no rotation -> sure? done
                                  |
-                                 '-> energy: keep 8, mend -> keep 4, mend -> generalised ICP from each
+                                 '-> energy: keep 8, mend -> keep 2, mend -> generalised ICP from each
                                                                                        |
       rotation, probability, expected error, candidates <- choice among them by energy, fit and free space
 
@@ -45,8 +45,7 @@ from vidssl.rotation.so3 import geodesic
 from vidssl.rotation.training import proposed
 
 PARTS = ("combined", "learned", "geometric")
-PROPOSALS, KEPT, MENDED = 24, 8, 4
-QUICK = 2
+PROPOSALS, QUICK, KEPT, MENDED = 24, 4, 8, 2
 NUMBERS = 6 + 2 * COUNT  # about each alignment, for the choice
 MISFIT = 5e-4  # metres: without a model, a rotation that fits so much worse has 1/e of the probability
 DISTINCT = 10.0  # degrees: candidates closer than that are one
@@ -136,15 +135,13 @@ class RotationEstimator:
 
     def alignments(self, scene: "Scene") -> tuple[Alignments, Tensor]:
         """The final alignments of a pair, and the numbers [k,NUMBERS] by which one is chosen: MENDED mended ones, the
-        same registered, and one registered from no rotation."""
+        same registered, and those of `quick_alignments`."""
         tried, _ = self._mended(scene)
-        tried, numbers = self._judged(scene, joined(tried, scene.registered(tried), scene.unturned), MENDED)
-        return tried, numbers
+        return self._judged(scene, joined(tried, scene.registered(tried), scene.first), MENDED)
 
     def quick_alignments(self, scene: "Scene") -> tuple[Alignments, Tensor]:
         """The same from the best QUICK proposals and from no rotation, registered: enough when views overlap well."""
-        best = Alignments(*(part[:QUICK] for part in scene.proposals))
-        return self._judged(scene, joined(scene.registered(best), scene.unturned), 0)
+        return self._judged(scene, scene.first, 0)
 
     def calibration(self) -> dict[str, Tensor]:
         """The tensors of the choices, under the names by which a run folder keeps them; none before calibration."""
@@ -215,8 +212,10 @@ class Scene:
     def __init__(self, a: _Seen, b: _Seen, radius: float, proposals: Alignments, unturned: Alignments) -> None:
         self.a, self.b, self.radius, self.proposals = a, b, radius, proposals
         self._registrable = registrable(a.clouds, b.clouds)
-        self.unturned = self.registered(unturned, STAGES)
-        """what registration makes of no rotation: where small turns are to be told, it should always start there too"""
+        best = Alignments(*(part[:QUICK] for part in proposals))
+        self.first = joined(self.registered(best), self.registered(unturned, STAGES))
+        """what registration makes of the best proposals, and of no rotation: where small turns are to be told, it should
+        always start there too"""
 
     def registered(self, tried: Alignments, stages: Stages = NARROW) -> Alignments:
         """Where generalised ICP ends from each alignment."""
