@@ -75,18 +75,27 @@ def run(config: Config) -> int:
     from vidssl.datasets.mesh_views import MeshRenderer
     from vidssl.datasets.meshes import load_meshes, split_of
     from vidssl.datasets.view_batches import ViewBatches
+    from vidssl.errors import VidsslError
+    from vidssl.rotation.calibration import FEWEST
     from vidssl.rotation.training import RotationLearner
     from vidssl.train import Budget, TrainConfig, fit, make_fabric
 
     minutes = 50.0 if config.steps is config.minutes is None else config.minutes
     budget = Budget(config.steps, None, minutes)
     fabric = make_fabric(config.device, 1, config.precision)
+    if config.calibration < FEWEST:
+        raise VidsslError(f"--calibration: got {config.calibration} pairs; at least {FEWEST} are needed")
     found = load_meshes(config.meshes, config.limit)
     for name, reason in found.skipped.items():
         print(f"left out: {name}: {reason}", file=sys.stderr)
     train = found.split("train")
     held = [mesh for mesh in train if split_of(mesh.name, seed=1, test_share=0.1) == "test"]
     learned = [mesh for mesh in train if split_of(mesh.name, seed=1, test_share=0.1) == "train"]
+    if not learned or not held:
+        raise VidsslError(
+            f"{config.meshes}: of {len(found.meshes)} meshes {len(learned)} are left to learn from and {len(held)} to "
+            "calibrate on; both need at least one: pass more meshes"
+        )
     torch.manual_seed(config.seed)
     learner = RotationLearner(config.network, config.energy).to(memory_format=torch.channels_last)
     run_config = {
@@ -128,7 +137,7 @@ def _calibrate(config: Config, held: "list[Mesh]") -> None:
     from vidssl.rotation.calibration import calibrate
 
     renderer = MeshRenderer(held)
-    bands = [draw_pairs(renderer, config.calibration // 3, band, HARD, config.seed) for band in BANDS]
+    bands = [draw_pairs(renderer, -(-config.calibration // len(BANDS)), band, HARD, config.seed) for band in BANDS]
     pairs = [(a, b, band.K, R) for band in bands for a, b, R in zip(band.a, band.b, band.R, strict=True)]
     estimator = load_estimator(config.out)
     found = calibrate(estimator, track(pairs, "calibrating", disable=not sys.stderr.isatty()), config.seed)

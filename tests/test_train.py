@@ -306,6 +306,32 @@ def test_settings_that_cannot_work(wrong: dict[str, Any]) -> None:
         TrainConfig(**wrong)
 
 
+def test_batches_reach_a_method_unrounded_in_bf16(tmp_path: Path) -> None:
+    """bf16 has 8 bits: 0.80123 m of depth would become 0.80078, and rotations would be off by degrees. Only what
+    autocast knows to be safe is computed with fewer bits."""
+    seen = []
+
+    class Depths(Noise):
+        def batches(self, start_step: int) -> Iterator[dict[str, Any]]:
+            for batch in super().batches(start_step):
+                yield batch | {"depth": torch.full((2, 3), 0.80123)}
+
+    class Looking(Distil):
+        def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+            product = batch["depth"] @ batch["depth"].T
+            seen.append((batch["depth"].clone(), batch["clips"].dtype, product.dtype))
+            return super().loss(batch)
+
+        forward = loss
+
+    fabric = make_fabric("cpu", precision="bf16")
+    config = TrainConfig(precision="bf16")
+    fit(fabric, Looking(), Depths(), tmp_path / "run", Budget(steps=1), config, run_config=RUN_CONFIG)
+    ((depth, clips, product),) = seen
+    assert torch.equal(depth, torch.full((2, 3), 0.80123))
+    assert (depth.dtype, clips, product) == (torch.float32, torch.uint8, torch.bfloat16)
+
+
 def test_schedule() -> None:
     """Half of warm-up is half the peak; the middle of the cosine is half; the end is nothing."""
     assert schedule(0.05, 0.1) == pytest.approx(0.5)
