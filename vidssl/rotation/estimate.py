@@ -214,8 +214,7 @@ class Scene:
         self._registrable = registrable(a.clouds, b.clouds)
         best = Alignments(*(part[:QUICK] for part in proposals))
         self.first = joined(self.registered(best), self.registered(unturned, STAGES))
-        """what registration makes of the best proposals, and of no rotation: where small turns are to be told, it should
-        always start there too"""
+        """what registration makes of the best proposals and, as small turns are common, of no rotation"""
 
     def registered(self, tried: Alignments, stages: Stages = NARROW) -> Alignments:
         """Where generalised ICP ends from each alignment."""
