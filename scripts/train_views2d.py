@@ -146,7 +146,7 @@ def evaluate_views(estimator: Any, pairs: Any) -> dict[str, float]:
     """
     import torch
 
-    from vidssl.rotation.mixture import smooth_angle
+    from vidssl.rotation.so3 import geodesic
     from vidssl.rotation.views2d import LUMA, normalised
 
     grey = torch.from_numpy(pairs.images).float() @ torch.tensor(LUMA)  # [n,2,64,64]
@@ -158,8 +158,8 @@ def evaluate_views(estimator: Any, pairs: Any) -> dict[str, float]:
             best = mixture.centres[torch.arange(len(part)), mixture.best()]
             found.append(best)
             expected.append(mixture.expected_angle(best))
-    errors = torch.rad2deg(smooth_angle(torch.cat(found), between, eps=1e-12))
-    still = torch.rad2deg(smooth_angle(between, torch.eye(3), eps=1e-12))
+    errors = torch.rad2deg(geodesic(torch.cat(found), between))
+    still = torch.rad2deg(geodesic(between, torch.eye(3)))
     return {
         "median": float(errors.median()),
         "p90": float(errors.quantile(0.9)),

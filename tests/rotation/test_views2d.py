@@ -8,8 +8,7 @@ import torch
 
 from vidssl.checkpoint import write_config
 from vidssl.errors import VidsslError
-from vidssl.rotation.mixture import smooth_angle
-from vidssl.rotation.so3 import exp
+from vidssl.rotation.so3 import exp, geodesic
 from vidssl.rotation.views2d import (
     PairNet,
     ViewsConfig,
@@ -58,7 +57,7 @@ def test_hypotheses_are_rotations_and_start_near_none() -> None:
         found = PairNet(SMALL)(torch.randn(3, 1, 64, 64), torch.randn(3, 1, 64, 64))
     assert found.centres.shape == (3, 2, 3, 3)
     torch.testing.assert_close(found.centres @ found.centres.mT, torch.eye(3).expand(3, 2, 3, 3), atol=1e-5, rtol=0)
-    assert float(torch.rad2deg(smooth_angle(found.centres, torch.eye(3))).max()) < 60
+    assert float(torch.rad2deg(geodesic(found.centres, torch.eye(3))).max()) < 60
     torch.testing.assert_close(found.log_weights.exp().sum(1), torch.ones(3))
 
 

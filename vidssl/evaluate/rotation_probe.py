@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from vidssl.errors import VidsslError
 from vidssl.evaluate.linear import Scaler
-from vidssl.rotation.mixture import smooth_angle
+from vidssl.rotation.so3 import geodesic
 
 HELD_OUT = 0.1  # share of the training objects that choose the epoch
 
@@ -83,7 +83,7 @@ def group_pairs(features: Tensor, rotations: ArrayLike, objects: ArrayLike, degr
     i, j = (x.flatten() for x in torch.meshgrid(first, second, indexing="ij"))
     i, j = i[i != j], j[i != j]
     between = (pose[:, j] @ pose[:, i].mT).flatten(0, 1)
-    angle = torch.rad2deg(smooth_angle(between, torch.eye(3)))
+    angle = torch.rad2deg(geodesic(between, torch.eye(3)))
     keep = (angle >= degrees[0]) & (angle <= degrees[1])
     if not keep.any():
         raise VidsslError(
@@ -126,14 +126,14 @@ def rotation_probe(
 def judge(nine: Tensor, rotation: Tensor) -> RotationProbeResult:
     """Predictions `[n,9]` of rotations `[n,3,3]`, judged."""
     found = roma.special_procrustes(nine.view(-1, 3, 3))
-    errors = torch.rad2deg(smooth_angle(found, rotation, eps=1e-12))
+    errors = torch.rad2deg(geodesic(found, rotation))
     return RotationProbeResult(
         r2_quaternion=r2(canonical(found), canonical(rotation)),
         r2_nine=r2(nine, rotation.flatten(1)),
         r2_vector=r2(roma.rotmat_to_rotvec(found), roma.rotmat_to_rotvec(rotation)),
         median=float(errors.median()),
         p90=float(errors.quantile(0.9)),
-        still=float(torch.rad2deg(smooth_angle(rotation, torch.eye(3), eps=1e-12)).median()),
+        still=float(torch.rad2deg(geodesic(rotation, torch.eye(3))).median()),
         errors=errors.numpy(),
     )
 

@@ -15,18 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vidssl.rotation.so3 import geodesic
+
 NARROWEST, WIDEST = math.radians(0.2), 3.0  # of s, in radians
-
-
-def smooth_angle(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
-    """Angle between rotations `[..., 3, 3]` in radians, with a finite gradient everywhere, at 0 and π too.
-
-    θ = 2 atan2(sin θ/2, cos θ/2) with ‖A − B‖ = √8 sin θ/2 and 1 + tr AᵀB = 4 cos² θ/2. `eps`, added to both squares,
-    keeps the roots' slopes finite: angles below about a tenth of a degree count as that.
-    """
-    sine = ((a - b).square().sum((-2, -1)) / 8 + eps).sqrt()
-    cosine = (((1 + (a * b).sum((-2, -1))) / 4).clamp_min(0) + eps).sqrt()
-    return 2 * torch.atan2(sine, cosine)
 
 
 def log_normaliser(width: Tensor) -> Tensor:
@@ -51,12 +42,12 @@ class RotationMixture:
 
     def log_density(self, rotations: Tensor) -> Tensor:
         """log p of one rotation `[n,3,3]` an item: `[n]`, in nats; 0 for the uniform distribution."""
-        angles = smooth_angle(self.centres, rotations[:, None])
+        angles = geodesic(self.centres, rotations[:, None])
         return torch.logsumexp(self.log_weights - angles / self.widths - log_normaliser(self.widths), dim=1)
 
     def best(self) -> Tensor:
         """The number `[n]` of the component whose centre is the most probable rotation of all centres."""
-        apart = smooth_angle(self.centres[:, :, None], self.centres[:, None])  # [n,K,K]
+        apart = geodesic(self.centres[:, :, None], self.centres[:, None])  # [n,K,K]
         peak = self.log_weights - log_normaliser(self.widths)
         return torch.logsumexp(peak[:, None] - apart / self.widths[:, None], dim=2).argmax(1)
 
@@ -66,5 +57,5 @@ class RotationMixture:
         Of a component alone it is √12 s where s is small (θ has the density θ² e^(−θ/s)); its centre's distance is
         added in quadrature, which holds for small angles, and no angle is above π.
         """
-        square = smooth_angle(self.centres, rotations[:, None]).square() + 12 * self.widths.square()
+        square = geodesic(self.centres, rotations[:, None]).square() + 12 * self.widths.square()
         return (self.log_weights.exp() * square.clamp_max(math.pi**2)).sum(1).sqrt()

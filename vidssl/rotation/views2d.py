@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import roma
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -30,6 +29,7 @@ from vidssl.checkpoint import read_config, read_model, write_config, write_model
 from vidssl.core.moments import exact
 from vidssl.errors import VidsslError
 from vidssl.rotation.mixture import NARROWEST, WIDEST, RotationMixture
+from vidssl.rotation.representations import to_rotation
 
 SIZE = 64
 CROP = 0.75  # the middle of the picture, by width: an object of 0.1 m at 0.8 m, up to 1 cm off the axis, is inside
@@ -91,7 +91,7 @@ class PairNet(nn.Module):
         with exact(x):
             numbers = self.last(x.float())
         nine, weight, width = numbers.split([9 * (k := self.config.hypotheses), k, k], dim=1)
-        centres = roma.special_procrustes(nine.reshape(-1, 3, 3)).view(-1, k, 3, 3)
+        centres = to_rotation(nine.unflatten(1, (k, 9)))
         return RotationMixture(centres, weight.log_softmax(1), width.exp().clamp(NARROWEST, WIDEST))
 
     def descriptors(self, views: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from vidssl.errors import VidsslError
-from vidssl.rotation.mixture import smooth_angle
+from vidssl.rotation.so3 import geodesic
 from vidssl.rotation.views2d import PairNet, ViewsConfig, normalised, quarter_turned
 from vidssl.train import schedule
 
@@ -113,5 +113,5 @@ def views_loss(
         found = net.compare(*ends)
     with torch.no_grad():
         best = found.centres[torch.arange(len(between), device=x.device), found.best()]
-        angle = smooth_angle(best, between).mean()
+        angle = geodesic(best, between).mean()
     return -found.log_density(between).mean(), angle
