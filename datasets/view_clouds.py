@@ -92,7 +92,7 @@ def _view(
         cloud = backproject(depth, renderer.camera.K)
         if len(cloud) >= FEWEST_POINTS:
             small = cv2.resize(seen["shade"], (SIZE, SIZE), interpolation=cv2.INTER_AREA)
-            return cloud, small.transpose(2, 0, 1)
+            return cloud, np.asarray(small, np.uint8).transpose(2, 0, 1)
     raise VidsslError(
         f"{renderer.meshes[index].name}: {TRIES} views in a row have fewer than {FEWEST_POINTS} points; "
         "leave the object out, bring the camera nearer or lower the sensor's dropout"

@@ -114,11 +114,13 @@ class EdgeConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The next layer's features of the points."""
         clouds, points, _ = x.shape
-        with torch.no_grad():
+        edge = self.edge(x)
+        with torch.no_grad():  # only which neighbour is the maximum matters to the gradient
             near = torch.cdist(x, x).topk(self.neighbours, largest=False).indices  # [B,P,k]
             rows = (near + points * torch.arange(clouds, device=x.device)[:, None, None]).flatten()
-        edge = self.edge(x)
-        best = edge.flatten(0, 1).index_select(0, rows).view(clouds, points, self.neighbours, -1).amax(2)
+            values = edge.flatten(0, 1).index_select(0, rows).unflatten(0, near.shape)  # [B,P,k,C']
+            winner = near.gather(2, values.max(2).indices)  # [B,P,C']
+        best = edge.gather(1, winner)
         return self.norm((best - edge + self.own(x)).flatten(0, 1)).unflatten(0, (clouds, points))
 
 

@@ -65,9 +65,17 @@ def shape_probe(train: Views, test: Views) -> ShapeProbeResult:
     objects alone. The interval is a bootstrap over test objects: it covers their choice, not a new training.
 
     Raises:
-        VidsslError: NaN features, an object on both sides, a test kind that training lacks, one kind, too few objects.
+        VidsslError: NaN features, lengths or widths that differ, an object on both sides, a test kind that training
+            lacks, one kind, too few objects.
     """
     x, y = check_features(train.features), check_features(test.features)
+    if x.shape[1] != y.shape[1]:
+        raise VidsslError(f"shape probe: {x.shape[1]} features in training, {y.shape[1]} in test; use one encoder")
+    if not len(y) == len(test.kinds) == len(test.objects):
+        raise VidsslError(
+            f"shape probe: expected {len(y)} kinds and objects of the test views, got {len(test.kinds)} and "
+            f"{len(test.objects)}"
+        )
     if both := set(train.objects) & set(test.objects):
         raise VidsslError(
             f"shape probe: {len(both)} objects are in training and test, e.g. {min(both)}; split by object"
