@@ -22,6 +22,7 @@ COMMANDS = {
     "reorient": "turn unseen objects to a goal picture, in a closed loop",
     "train-views2d": "learn the rotation between pictures without depth",
     "pretrain-views": "train an encoder on rendered views in known rotations",
+    "pretrain-points": "contrast point clouds of views with each other and with pictures",
     "rotation-probe": "tell how well frozen features predict rotations",
     "physics": "generate videos of moving objects, with the truth about them",
     "moving-mnist": "write Moving MNIST as videos",
