@@ -52,22 +52,24 @@ def crop(depth: Tensor, K: Tensor, radius: Tensor | float, size: int = SIZE) -> 
         VidsslError: a view without any return.
     """
     n = len(depth)
-    radii = torch.as_tensor(radius, dtype=torch.float32).expand(n)
+    device = depth.device
+    radii = torch.as_tensor(radius, dtype=torch.float32, device=device).expand(n)
     seen = (depth > 0).float()
     count = seen.sum((1, 2))
     if (count == 0).any():
         raise VidsslError(f"depth[{int((count == 0).nonzero()[0])}]: empty, no pixel has a return")
     height, width = depth.shape[1:]
-    columns, rows = torch.arange(width, dtype=torch.float32), torch.arange(height, dtype=torch.float32)
+    columns, rows = (torch.arange(side, dtype=torch.float32, device=device) for side in (width, height))
     u, v = (seen.sum(1) @ columns) / count, (seen.sum(2) @ rows) / count
     z = depth.sum((1, 2)) / count
-    focal, middle = K.diagonal()[:2].float(), K[:2, 2].float()
+    K = K.to(device, torch.float32)
+    focal, middle = K.diagonal()[:2], K[:2, 2]
     step = PITCH * radii[:, None] * focal / z[:, None]  # [n,2] pixels of the view a pixel of the crop
-    offsets = torch.arange(size) - (size - 1) / 2
+    offsets = torch.arange(size, device=device) - (size - 1) / 2
     across = (u[:, None] + step[:, :1] * offsets).round().long()  # [n,S]
     down = (v[:, None] + step[:, 1:] * offsets).round().long()
     inside = ((down >= 0) & (down < height))[:, :, None] & ((across >= 0) & (across < width))[:, None]
-    which = torch.arange(n)[:, None, None]
+    which = torch.arange(n, device=device)[:, None, None]
     cut = depth[which, down.clamp(0, height - 1)[:, :, None], across.clamp(0, width - 1)[:, None]] * inside
     mask = (cut > 0).float()
     origin = torch.stack(((u - middle[0]) / focal[0] * z, (v - middle[1]) / focal[1] * z, z), dim=1)

@@ -171,8 +171,8 @@ def draw_points(points: Tensor, mask: Tensor, generator: torch.Generator | None 
     if generator is None:  # the first `count` of each view in an order that is the same for all and looks random
         order = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(0))
         rank = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order)))
-        priority = valid.float() - rank / len(rank)
+        priority = valid.float() - (rank / len(rank)).to(valid.device)
     else:
-        priority = valid.float() + torch.rand(valid.shape, generator=generator)
+        priority = valid.float() + torch.rand(valid.shape, generator=generator).to(valid.device)
     chosen = priority.topk(min(count, flat.shape[1]), dim=1).indices
     return Clouds(flat.gather(1, chosen[:, :, None].expand(-1, -1, 3)), valid.gather(1, chosen))

@@ -48,6 +48,7 @@ PARTS = ("combined", "learned", "geometric")
 PROPOSALS, QUICK, KEPT, MENDED = 24, 4, 8, 2
 NUMBERS = 6 + 2 * COUNT  # about each alignment, for the choice
 MISFIT = 5e-4  # metres: without a model, a rotation that fits so much worse has 1/e of the probability
+LEAST, MOST = 0.3, 30.0  # a given radius over the seen one: a long rod seen from its end looks ten times as small
 DISTINCT = 10.0  # degrees: candidates closer than that are one
 RIVAL = 0.25  # probability over that of the best: two such candidates are both to be taken seriously
 
@@ -191,10 +192,13 @@ class Pair:
         if a.shape != b.shape:
             raise VidsslError(f"depth_a and depth_b: got {a.shape} and {b.shape} pixels; both must be of one camera")
         matrix = torch.from_numpy(check_intrinsics(K, (a.shape[0], a.shape[1]))).float()
+        seen = max(_extent(a, matrix), _extent(b, matrix))
         if radius is None:
-            radius = max(_extent(a, matrix), _extent(b, matrix))
+            radius = seen
         elif not 0 < radius < np.inf:
             raise VidsslError(f"radius: got {radius}; the object's radius in metres, above 0")
+        elif not LEAST * seen < radius < MOST * seen:
+            raise VidsslError(f"radius: got {radius:g} m, but what is seen has about {seen:.3g} m; give it in metres")
         return cls(a, b, matrix, radius)
 
 
@@ -270,6 +274,14 @@ def load_estimator(run: str | Path) -> RotationEstimator:
     if config.get("kind") != "rotation":
         raise VidsslError(f"{run} is a run of another kind; pass the --out folder of `vidssl train-rotation`")
     tensors = read_model(run)
+    try:
+        return _assembled(config, tensors)
+    except (KeyError, TypeError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise VidsslError(f"{run}: config.json and model.safetensors don't fit ({reason}); train again") from error
+
+
+def _assembled(config: dict[str, Any], tensors: dict[str, Tensor]) -> RotationEstimator:
     encoder = SphereNet(NetworkConfig(**_tuples(config["network"])))
     energy = AlignmentNet(EnergyConfig(**_tuples(config["energy"])))
     calibrated = any(name.startswith("choice.") for name in tensors)

@@ -67,12 +67,12 @@ def modes(product: Tensor, degree: int, count: int, apart: float = APART) -> tup
     Returns:
         Rotations [P,k,3,3], and their scores [P,k] in -1…1, best first.
     """
-    rotations, matrices = grid_wigner(degree)
+    rotations, matrices = (part.to(product.device) for part in grid_wigner(degree))
     scores, places = (product @ matrices).topk(PEAKS, dim=1)  # peaks are among the best of the grid
     found = rotations[places]
     flat = found.flatten(2)
     close = flat @ flat.mT > 1 + 2 * cos(radians(apart))  # the trace of RᵀS at that angle
-    pairs, left, chosen = torch.arange(len(product)), scores.clone(), []
+    pairs, left, chosen = torch.arange(len(product), device=product.device), scores.clone(), []
     for _ in range(count):
         place = left.argmax(dim=1)
         chosen.append(place)

@@ -35,7 +35,7 @@ from vidssl.rotation.energy import (
 )
 from vidssl.rotation.network import NetworkConfig, SphereNet
 from vidssl.rotation.posterior import flat_wigner, modes, products, score, turned_back
-from vidssl.rotation.so3 import exp, geodesic, grid, log, random_rotations
+from vidssl.rotation.so3 import angle, exp, geodesic, grid, log, random_rotations
 
 CONTRAST = 2048  # rotations of the contrastive grid
 NEAR_MISSES = 192  # rotations about none, of some 14° each
@@ -73,7 +73,7 @@ class RotationLearner(nn.Module):
             truth = (batch["centre"].flatten(0, 1) - crops.origin) / crops.radius[:, None]
             off = (middle - truth).norm(dim=1).mean()
             proposals = self._contrast(signals.unflatten(0, (groups, views)), batch["rotation"], generator)
-        first = torch.arange(groups) * views
+        first = torch.arange(groups, device=signals.device) * views
         a, b = (
             _Side(crops[which], signals[which].detach(), middle[which].detach(), truth[which])
             for which in (first, first + 1)
@@ -101,8 +101,8 @@ class RotationLearner(nn.Module):
                 grid(CONTRAST) @ random_rotations(1, generator),
                 exp(torch.randn(NEAR_MISSES, 3, generator=generator) * 0.24),
             )
-        )
-        angles = geodesic(tried, torch.eye(3).expand_as(tried))
+        ).to(signals.device)
+        angles = angle(tried)
         target = F.softmax(-angles.square() / (2 * radians(SIGMA) ** 2), dim=0)
         logits = self.encoder.scale.exp() * (product @ flat_wigner(tried, degree).T)
         return -(logits.log_softmax(dim=1) @ target).mean()
@@ -126,7 +126,7 @@ class RotationLearner(nn.Module):
             if step % 3:
                 tried = corrected(tried, self._judged(clouds, tried, mixed))
             if step % 3 == 2 and progress > FINAL:  # as at the end of an estimate: mended, and registered
-                half = (torch.arange(PROPOSED + PERTURBED) % 2 == 0).repeat(len(truth))
+                half = (torch.arange(PROPOSED + PERTURBED, device=truth.device) % 2 == 0).repeat(len(truth))
                 some = Alignments(*(part[half] for part in tried))
                 tried = _by_pair(joined(some, registered(registrable(*clouds), some)))
         said = self._judged(clouds, tried, mixed)
@@ -142,10 +142,11 @@ class RotationLearner(nn.Module):
         likely, likely_scores = modes(product, degree, PROPOSED)
         most = torch.tensor([0.1] * (PERTURBED // 2) + [0.5] * (PERTURBED - PERTURBED // 2))[:, None]  # radians
         off = F.normalize(torch.randn(pairs, PERTURBED, 3, generator=generator), dim=-1)
-        missed = exp(off * most * torch.rand(pairs, PERTURBED, 1, generator=generator)) @ truth[:, None]
+        near = exp(off * most * torch.rand(pairs, PERTURBED, 1, generator=generator))
+        missed = near.to(truth.device) @ truth[:, None]
         rotations = torch.cat((likely, missed), dim=1)
         scores = torch.cat((likely_scores, score(product, missed, degree)), dim=1)
-        shifts = 0.01 * torch.randn(pairs, rotations.shape[1], 3, generator=generator)
+        shifts = 0.01 * torch.randn(pairs, rotations.shape[1], 3, generator=generator).to(truth.device)
         return proposed(rotations, shifts, scores * self.encoder.scale.exp())
 
 
@@ -156,7 +157,7 @@ def _by_pair(tried: Alignments) -> Alignments:
 
 def proposed(rotations: Tensor, shifts: Tensor, logits: Tensor) -> Alignments:
     """Alignments of P pairs from [P,k,3,3], [P,k,3] and the proposals' logits [P,k]."""
-    pair = torch.arange(len(rotations)).repeat_interleave(rotations.shape[1])
+    pair = torch.arange(len(rotations), device=rotations.device).repeat_interleave(rotations.shape[1])
     relative = (logits - logits.amax(dim=1, keepdim=True)) / SCORE_SCALE
     return Alignments(pair, rotations.flatten(0, 1), shifts.flatten(0, 1), relative.flatten())
 
