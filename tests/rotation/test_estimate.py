@@ -187,6 +187,9 @@ def test_what_else_is_refused(estimator: RotationEstimator, pairs: RotationPairs
     for radius in (0.0, -0.1, float("nan"), float("inf")):
         with pytest.raises(VidsslError, match=r"radius: got .*; the object's radius in metres, above 0"):
             estimator.estimate(a, b, K, radius=radius)
+    for radius in (100.0, 0.01):  # millimetres, and a tenth of what is seen
+        with pytest.raises(VidsslError, match=r"radius: got .* m, but what is seen has about 0\.\d+ m; give it in"):
+            estimator.estimate(a, b, K, radius=radius)
     with pytest.raises(VidsslError, match=r"unknown parts 'learnt'.*learned"):
         estimator.estimate(a, b, K, parts="learnt")
 
@@ -221,6 +224,10 @@ def test_runs_that_are_none(tmp_path: Path, estimator: RotationEstimator) -> Non
         load_estimator(tmp_path / "nothing")
     with pytest.raises(VidsslError, match="run of another kind; pass the --out folder of `vidssl train-rotation`"):
         load_estimator(write_run(tmp_path / "other", estimator, kind="views2d"))
+    wider = asdict(NetworkConfig(**{**asdict(NETWORK), "hidden": 32}))
+    for changes in ({"network": wider}, {"energy": {"depth": 3}}):
+        with pytest.raises(VidsslError, match=r"config\.json and model\.safetensors don't fit \(.*\); train again"):
+            load_estimator(write_run(tmp_path / "differing", estimator, **changes))
     run = write_run(tmp_path / "run", estimator)
     whole = (run / "model.safetensors").read_bytes()
     (run / "model.safetensors").write_bytes(whole[:100])
