@@ -6,7 +6,7 @@ forward. `vidssl rotation-pairs` writes such files. Every estimator sees the sam
 too few surface points, millimetres) is left out for all, and named.
 
 RUN is a run of `vidssl train-rotation`, or none for the peers alone: point-to-plane ICP, GICP, FPFH features with
-RANSAC and ICP, and GICP from 81 starts.
+RANSAC and ICP, and GICP from 81 starts, which with a run is its geometric part.
 
 Example:
 
@@ -75,7 +75,10 @@ def evaluate(config: Config) -> dict[str, Any]:
 
     torch.set_num_threads(config.threads)
     sets = load_pairs(config.pairs)
-    estimators = (learned_estimators(config.run) if learned else {}) | (peer_estimators() if config.peers else {})
+    estimators = learned_estimators(config.run) if learned else {}
+    if config.peers:
+        done = {"GICP from 81 starts"} if learned else set()  # that is the run's geometric part
+        estimators |= {name: peer for name, peer in peer_estimators().items() if name not in done}
     found: dict[str, Any] = {"run": str(config.run), "pairs": str(config.pairs), "threads": config.threads, "sets": {}}
     console = Console()
     for prefix, pairs in sets.items():
@@ -148,7 +151,11 @@ def learned_estimators(run: Path) -> "dict[str, Estimate]":
 
         return estimate
 
-    return {parts: of(parts) for parts in ("learned", "geometric", "combined")}
+    return {
+        "learned": of("learned"),
+        "geometric: GICP from 81 starts": of("geometric"),
+        "combined": of("combined"),
+    }
 
 
 def peer_estimators() -> "dict[str, Estimate]":

@@ -92,7 +92,7 @@ def test_report_of_a_run(
     main([str(tmp_path / "run"), "--pairs", str(pairs), "--limit", "10"])
     found = json.loads((tmp_path / "run" / "evaluation" / "rotation.json").read_text())
     rows = found["sets"]["hard"]["rows"]
-    assert list(rows) == sorted(["learned", "geometric", "combined", "knows", "GICP from 81 starts"])
+    assert list(rows) == sorted(["learned", "geometric: GICP from 81 starts", "combined", "knows"])
     assert {row["count"] for row in rows.values()} == {10}
     assert rows["combined"]["within5"] == rows["knows"]["within5"] == 1
     assert rows["combined"]["median"] < 1e-3
