@@ -19,11 +19,10 @@ def views(objects: int, told: float, seed: int, first: int = 0) -> Views:
 
 
 def test_kinds_that_features_tell_are_found_and_others_not() -> None:
-    told = shape_probe(views(40, 20.0, seed=0), views(20, 20.0, seed=1, first=40))
-    assert told.accuracy.mean == told.balanced == 1
+    told = shape_probe(views(20, 5.0, seed=0), views(20, 5.0, seed=1, first=20))
+    assert told.accuracy.mean == told.right.mean() > 0.95  # half the distance, 2.5 deviations, is missed by 0.6%
     assert told.chance == 0.5
-    assert told.right.all()
-    noise = shape_probe(views(40, 0.0, seed=0), views(40, 0.0, seed=1, first=40))
+    noise = shape_probe(views(20, 0.0, seed=0), views(20, 0.0, seed=1, first=20))
     assert noise.accuracy.low < 0.5 < noise.accuracy.high
     assert abs(noise.balanced - noise.right.mean()) < 1e-12  # as many of each kind
 
