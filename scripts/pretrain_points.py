@@ -15,6 +15,7 @@ In Python: `encoder = vidssl.encoders.points.load_point_encoder("runs/points")`,
 """
 
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ class Config:
     """width of a feature"""
     views: int = 12
     """views of each object to render"""
-    points: int = 256
+    points: int = 128
     """points of a cloud"""
     batch_size: int = 64
     """objects a batch, two views of each"""
@@ -101,9 +102,9 @@ def run(config: Config) -> int:
     meshes = load_meshes(config.meshes, config.limit)
     for name, reason in meshes.skipped.items():
         print(f"left out: {name}: {reason}", file=sys.stderr)
-    if config.probe:
-        kinds_of([mesh.name for mesh in meshes.meshes])  # says so before the training where there are none
     train = meshes.split("train")
+    if config.probe:
+        check_kinds([mesh.name for mesh in train], [mesh.name for mesh in meshes.split("test")])
     seen = draw_view_clouds(MeshRenderer(train, crop_camera()), config.views, 2 * config.points, seed=config.seed)
     run_config: dict[str, Any] = {
         "kind": "points",
@@ -183,6 +184,21 @@ def report(out: Path, rows: list[dict[str, Any]]) -> None:
         table.add_row(row["features"], f"{row['mean']:.3f}", interval, f"{row['balanced']:.3f}")
     Console().print(table)
     write_json(out / "probe.json", {"rows": rows})
+
+
+def check_kinds(train: list[str], test: list[str]) -> None:
+    """Says before the training what a probe after it would stumble over.
+
+    Raises:
+        VidsslError: a mesh of no kind, one kind only, or a kind with fewer than two training objects.
+    """
+    counts = Counter(kinds_of(train))
+    few = sorted(kind for kind in {*counts, *kinds_of(test)} if counts[kind] < 2)
+    if few or len(counts) < 2:
+        raise VidsslError(
+            f"--probe: needs two kinds or more with at least 2 training objects each, got {dict(counts)}; add objects "
+            f"of {', '.join(few) or 'another kind'}, or leave --probe out"
+        )
 
 
 def kinds_of(names: list[str]) -> list[str]:

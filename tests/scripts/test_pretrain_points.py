@@ -68,5 +68,13 @@ def test_mistakes_are_named(meshes: Path, tmp_path: Path) -> None:
         pretrain_points.main([*given, "--minutes", "1"])
 
 
+def test_a_probe_that_could_not_be_is_refused_before_the_training() -> None:
+    pretrain_points.check_kinds(["a/1.obj", "a/2.obj", "b/1.obj", "b/2.obj"], ["a/3.obj"])
+    with pytest.raises(VidsslError, match=r"got \{'a': 2, 'b': 1\}; add objects of b, c, or leave --probe out"):
+        pretrain_points.check_kinds(["a/1.obj", "a/2.obj", "b/1.obj"], ["c/1.obj"])
+    with pytest.raises(VidsslError, match=r"got \{'a': 2\}; add objects of another kind"):
+        pretrain_points.check_kinds(["a/1.obj", "a/2.obj"], ["a/3.obj"])
+
+
 def test_kinds_by_name() -> None:
     assert pretrain_points.kinds_of(["solid-12-vessel", "chairs/red/1.obj"]) == ["vessel", "chairs"]
