@@ -141,12 +141,13 @@ def render_groups(meshes: list[Any], groups: int, seconds: float, centre: float,
 def evaluate_views(estimator: Any, pairs: Any) -> dict[str, float]:
     """Errors in degrees on `ViewGroups` of two pictures each: median, p90, mean, root mean square, share within 5.
 
+    `r2` is the share of the squared rotation vectors that is explained, beside a guess of no rotation.
     `expected` is the root mean square that the network itself expects, to be compared with `rms`; `still` is the
     median angle between the views, which a guess of no rotation misses by.
     """
     import torch
 
-    from vidssl.rotation.so3 import geodesic
+    from vidssl.rotation.so3 import geodesic, log
     from vidssl.rotation.views2d import LUMA, normalised
 
     grey = torch.from_numpy(pairs.images).float() @ torch.tensor(LUMA)  # [n,2,64,64]
@@ -165,6 +166,7 @@ def evaluate_views(estimator: Any, pairs: Any) -> dict[str, float]:
         "p90": float(errors.quantile(0.9)),
         "mean": float(errors.mean()),
         "rms": float(errors.square().mean().sqrt()),
+        "r2": float(1 - (log(torch.cat(found)) - log(between)).square().sum() / log(between).square().sum()),
         "within5": float((errors <= 5).float().mean()),
         "expected": float(torch.rad2deg(torch.cat(expected).square().mean().sqrt())),
         "still": float(still.median()),
