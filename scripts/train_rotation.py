@@ -24,6 +24,9 @@ from vidssl.rotation.energy import EnergyConfig
 from vidssl.rotation.network import NetworkConfig
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from vidssl.datasets.meshes import Mesh
 
 BANDS = ((0.0, 30.0), (30.0, 60.0), (60.0, 180.0))  # degrees, of the pairs for calibration
@@ -73,10 +76,10 @@ def run(config: Config) -> int:
     import torch
 
     from vidssl.datasets.mesh_views import MeshRenderer
-    from vidssl.datasets.meshes import load_meshes, split_of
+    from vidssl.datasets.meshes import MeshSet, load_meshes
     from vidssl.datasets.view_batches import ViewBatches
     from vidssl.errors import VidsslError
-    from vidssl.rotation.calibration import FEWEST
+    from vidssl.rotation.calibration import FEWEST, FEWEST_OBJECTS
     from vidssl.rotation.training import RotationLearner
     from vidssl.train import Budget, TrainConfig, fit, make_fabric
 
@@ -89,12 +92,12 @@ def run(config: Config) -> int:
     for name, reason in found.skipped.items():
         print(f"left out: {name}: {reason}", file=sys.stderr)
     train = found.split("train")
-    held = [mesh for mesh in train if split_of(mesh.name, seed=1, test_share=0.1) == "test"]
-    learned = [mesh for mesh in train if split_of(mesh.name, seed=1, test_share=0.1) == "train"]
-    if not learned or not held:
+    sides = MeshSet(train).sides(seed=1, test_share=0.1)  # by shape, as the test split
+    learned, held = ([mesh for mesh, s in zip(train, sides, strict=True) if s == side] for side in ("train", "test"))
+    if not learned or len(held) < FEWEST_OBJECTS:
         raise VidsslError(
             f"{config.meshes}: of {len(found.meshes)} meshes {len(learned)} are left to learn from and {len(held)} to "
-            "calibrate on; both need at least one: pass more meshes"
+            f"calibrate on; at least 1 and {FEWEST_OBJECTS} are needed: pass more meshes, or a larger --limit"
         )
     torch.manual_seed(config.seed)
     learner = RotationLearner(config.network, config.energy).to(memory_format=torch.channels_last)
@@ -134,19 +137,31 @@ def _calibrate(config: Config, held: "list[Mesh]") -> None:
     from vidssl.datasets.mesh_views import MeshRenderer
     from vidssl.datasets.rotation_pairs import draw_pairs
     from vidssl.rotation import load_estimator
-    from vidssl.rotation.calibration import calibrate
+    from vidssl.rotation.calibration import Example, calibrate
 
     renderer = MeshRenderer(held)
-    bands = [draw_pairs(renderer, -(-config.calibration // len(BANDS)), band, HARD, config.seed) for band in BANDS]
-    pairs = [(a, b, band.K, R) for band in bands for a, b, R in zip(band.a, band.b, band.R, strict=True)]
+    count = -(-config.calibration // len(BANDS))
+    pairs = []
+    for number, degrees in enumerate(BANDS):
+        band = draw_pairs(renderer, count, degrees, HARD, len(BANDS) * config.seed + number)  # other poses in each
+        parts = zip(band.a, band.b, band.R, band.object, strict=True)
+        pairs += [Example(a, b, band.K, R, int(shown)) for a, b, R, shown in parts if _visible(a) and _visible(b)]
     estimator = load_estimator(config.out)
     found = calibrate(estimator, track(pairs, "calibrating", disable=not sys.stderr.isatty()), config.seed)
     write_model(config.out, read_model(config.out) | estimator.calibration())
     print(
         f"calibrated on {found.pairs} hard pairs of {len(held)} objects held back, 0 to 180 degrees: a right candidate "
-        f"(within 5°) is there in {found.present:.0%}, and then chosen in {found.chosen:.0%}; estimates are given a "
-        f"probability of {found.chance:.2f} in the mean, and {found.right:.2f} are right"
+        f"(within 5°) is there in {found.present:.0%}, and then chosen in {found.chosen:.0%}; {found.quick:.0%} are "
+        f"sure at once; estimates are given a probability of {found.chance:.2f} in the mean, and {found.right:.2f} are "
+        "right"
     )
+
+
+def _visible(depth: "NDArray[np.float32]") -> bool:
+    """Whether there are points enough for an estimate: of a thin thing seen end-on there may not be."""
+    from vidssl.rotation.clouds import FEWEST_POINTS
+
+    return int((depth > 0).sum()) >= FEWEST_POINTS
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from vidssl.datasets.rotation_pairs import RotationPairs, draw_pairs
 from vidssl.datasets.solids import make_solid
 from vidssl.errors import VidsslError
 from vidssl.rotation import Estimate, RotationEstimator, estimate_rotation, load_estimator
-from vidssl.rotation.calibration import calibrate
+from vidssl.rotation.calibration import Example, calibrate
 from vidssl.rotation.choice import Choice
 from vidssl.rotation.energy import AlignmentNet, EnergyConfig
 from vidssl.rotation.estimate import NUMBERS, _estimate
@@ -70,8 +70,7 @@ def test_untrained_networks_answer_with_a_rotation(
     found = estimator.estimate(pairs.a[0], pairs.b[0], pairs.K, parts=parts)
     check(found)
     assert sum(candidate.probability for candidate in found.candidates) <= 1 + 1e-5
-    # before calibration nobody knows how wrong a choice is; the energy network always says
-    assert np.isnan(found.expected_error) == (parts == "combined")
+    assert np.isnan(found.expected_error)  # before calibration nobody knows how wrong a choice is
     again = estimator.estimate(torch.from_numpy(pairs.a[0]), pairs.b[0], pairs.K.tolist(), parts=parts)
     np.testing.assert_array_equal(found.rotation, again.rotation)
     assert [c.energy for c in found.candidates] == [c.energy for c in again.candidates]
@@ -195,8 +194,8 @@ def test_what_else_is_refused(estimator: RotationEstimator, pairs: RotationPairs
 
 
 def test_too_few_pairs_to_calibrate_with(estimator: RotationEstimator, pairs: RotationPairs) -> None:
-    with pytest.raises(VidsslError, match="calibration: got 1 pairs; at least 40 are needed"):
-        calibrate(estimator, [(pairs.a[0], pairs.b[0], pairs.K, pairs.R[0])])
+    with pytest.raises(VidsslError, match="calibration: got 1 pairs of 1 objects; at least 40 of 2 are needed"):
+        calibrate(estimator, [Example(pairs.a[0], pairs.b[0], pairs.K, pairs.R[0], object=7)])
     assert estimator.choice is None
     assert estimator.calibration() == {}
 

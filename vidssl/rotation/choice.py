@@ -22,7 +22,8 @@ SAME = 5.0  # degrees: alignments so near to each other speak for one rotation
 HIDDEN = 16  # a perceptron of 48 and 48 overfits to some 500 pairs: picks 2 to 5% less of what is there
 KNOTS = 21  # of the table of expected errors, evenly over chances 0…1
 FOLDS = 4
-SURE = 0.995
+SURE = 0.98  # more is out of reach: of a symmetric object, several answers fit and one counts
+FEW = 40  # pairs: a table of fewer means nothing
 
 
 class Choice(nn.Module):
@@ -61,46 +62,53 @@ def together(chances: Tensor, rotations: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Reliability:
-    """How a choice does on pairs that it was not fitted on."""
+class Judged:
+    """What a choice says of n pairs that it was not fitted on."""
 
-    pairs: int
-    present: float
-    """share of the pairs with a right alignment, within RIGHT degrees, among the final ones"""
-    chosen: float
-    """share of those in which the right one is chosen"""
-    chance: float
-    """mean chance that the chosen ones were given …"""
-    right: float
-    """… and the share of them that is right"""
+    chance: Tensor
+    """[n], of the rotation chosen"""
+    error: Tensor
+    """[n], its own, degrees"""
 
 
-def fit_choice(numbers: Tensor, rotations: Tensor, errors: Tensor, seed: int = 0) -> tuple[Choice, Reliability]:
-    """Fit on n pairs: numbers [n,k,F], rotations [n,k,3,3], errors [n,k] degrees.
+def fit_choice(
+    numbers: Tensor,
+    rotations: Tensor,
+    errors: Tensor,
+    groups: Tensor,
+    seed: int = 0,
+    asked: Tensor | None = None,
+) -> tuple[Choice, Judged]:
+    """Fit on n pairs: numbers [n,k,F], rotations [n,k,3,3], errors [n,k] degrees, the objects they are of int64 [n].
 
-    An alignment is right within RIGHT degrees; of several right ones each is a right answer. Each of FOLDS parts of the
-    pairs is judged by what the others teach; those judgements make the table of expected errors and the figures. The
-    perceptron is then fitted on all.
+    An alignment is right within RIGHT degrees; of several right ones each is a right answer. The objects are cut into
+    FOLDS parts, and the pairs of each part are judged by what those of the others teach; from those judgements come
+    the table of expected errors and what is sure. The perceptron is then fitted on all.
+
+    Args:
+        asked: bool [n], the pairs in which this choice would be asked at all, which the table is made of; all when not
+            given, or when there are too few.
     """
-    folds = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed)).chunk(FOLDS)
-    chance, error = torch.zeros(len(numbers)), torch.zeros(len(numbers))
-    for fold in folds:
-        rest = torch.ones(len(numbers), dtype=torch.bool)
-        rest[fold] = False
-        judge = _fitted(numbers[rest], errors[rest], seed)
-        with torch.no_grad():
-            own = judge(numbers[fold])[:, :-1].exp()
-        joint = together(own, rotations[fold])
-        best = (joint + own).argmax(dim=1, keepdim=True)
-        chance[fold], error[fold] = joint.gather(1, best)[:, 0], errors[fold].gather(1, best)[:, 0]
+    judged = _judged(numbers, rotations, errors, groups, seed)
     choice = _fitted(numbers, errors, seed)
-    choice.expected.copy_(_table(chance, error))
-    choice.sure.copy_(_sure(chance, error))
-    right, present = error < RIGHT, (errors < RIGHT).any(dim=1)
-    chosen = float(right[present].float().mean()) if present.any() else 0.0
-    figures = (float(x.float().mean()) for x in (present, chance, right))
-    share, mean_chance, share_right = figures
-    return choice, Reliability(len(numbers), share, chosen, mean_chance, share_right)
+    counted = torch.ones(len(numbers), dtype=torch.bool) if asked is None or asked.sum() < FEW else asked
+    choice.expected.copy_(_table(judged.chance[counted], judged.error[counted]))
+    choice.sure.copy_(_sure(judged.chance, judged.error))
+    return choice, judged
+
+
+def _judged(numbers: Tensor, rotations: Tensor, errors: Tensor, groups: Tensor, seed: int) -> Judged:
+    chance, error = torch.zeros(len(numbers)), torch.zeros(len(numbers))
+    objects = groups.unique()
+    for part in objects[torch.randperm(len(objects), generator=torch.Generator().manual_seed(seed))].chunk(FOLDS):
+        ours = torch.isin(groups, part)
+        judge = _fitted(numbers[~ours], errors[~ours], seed)
+        with torch.no_grad():
+            own = judge(numbers[ours])[:, :-1].exp()
+        joint = together(own, rotations[ours])
+        best = (joint + own).argmax(dim=1, keepdim=True)
+        chance[ours], error[ours] = joint.gather(1, best)[:, 0], errors[ours].gather(1, best)[:, 0]
+    return Judged(chance, error)
 
 
 def _fitted(numbers: Tensor, errors: Tensor, seed: int, steps: int = 600) -> Choice:

@@ -10,6 +10,7 @@ k alignments. Inside, lengths are in radii of the object and clouds lie about th
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import log
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,14 @@ from vidssl.rotation.choice import Choice, together
 from vidssl.rotation.clouds import check_depth, check_intrinsics
 from vidssl.rotation.crops import Crops, crop
 from vidssl.rotation.energy import (
+    METRES,
     NARROW,
     AlignmentNet,
     Alignments,
     Clouds,
     EnergyConfig,
     Judgement,
+    Registrable,
     corrected,
     draw_points,
     joined,
@@ -76,7 +79,7 @@ class Estimate:
     candidates: list[Candidate]
     """distinct ones, best first"""
     expected_error: float
-    """degrees; NaN of an estimator that was not calibrated"""
+    """degrees; NaN where nothing was calibrated: without `choice`, and of "learned" and "geometric" alone"""
     symmetric: bool
     """whether another candidate is nearly as likely, as with a symmetric object"""
 
@@ -109,13 +112,12 @@ class RotationEstimator:
         if parts not in PARTS:
             raise unknown_name("parts", parts, PARTS)
         if parts == "geometric":
-            return estimate_rotation(depth_a, depth_b, K)
+            return estimate_rotation(depth_a, depth_b, K, radius=radius)
         with torch.inference_mode():
             scene = self.look(Pair.of(depth_a, depth_b, K, radius))
             if parts == "learned":
                 tried, said = self._mended(scene)
-                error = said.log_error[said.energy.argmin()].exp()
-                return _estimate(tried.rotation, (-said.energy).softmax(dim=0), float(error))
+                return _estimate(tried.rotation, (-said.energy).softmax(dim=0))
             if self.quick is not None:
                 found = _chosen(self.quick, *self.quick_alignments(scene))
                 if found.candidates[0].probability >= self.quick.sure:
@@ -215,10 +217,17 @@ class Scene:
 
     def __init__(self, a: _Seen, b: _Seen, radius: float, proposals: Alignments, unturned: Alignments) -> None:
         self.a, self.b, self.radius, self.proposals = a, b, radius, proposals
-        self._registrable = registrable(a.clouds, b.clouds)
-        best = Alignments(*(part[:QUICK] for part in proposals))
-        self.first = joined(self.registered(best), self.registered(unturned, STAGES))
-        """what registration makes of the best proposals and, as small turns are common, of no rotation"""
+        self._unturned = unturned
+
+    @cached_property
+    def first(self) -> Alignments:
+        """What registration makes of the best proposals and, as small turns are common, of no rotation."""
+        best = Alignments(*(part[:QUICK] for part in self.proposals))
+        return joined(self.registered(best), self.registered(self._unturned, STAGES))
+
+    @cached_property
+    def _registrable(self) -> list[Registrable]:
+        return registrable(self.a.clouds, self.b.clouds)
 
     def registered(self, tried: Alignments, stages: Stages = NARROW) -> Alignments:
         """Where generalised ICP ends from each alignment."""
@@ -248,9 +257,9 @@ def _chosen(choice: Choice | None, tried: Alignments, numbers: Tensor) -> Estima
     return _estimate(tried.rotation, chances, float(choice.expected_error(together(chances, tried.rotation).max())))
 
 
-def _estimate(rotations: Tensor, chances: Tensor, expected: float = float("nan")) -> Estimate:
+def _estimate(rotations: Tensor, chances: Tensor, expected: float = float("nan"), summed: bool = True) -> Estimate:
     """Of alignments [k,3,3] and their chances [k]: neighbours are one candidate, by the surest of them."""
-    joint = together(chances, rotations)
+    joint = together(chances, rotations) if summed else chances
     apart = torch.rad2deg(geodesic(rotations[:, None], rotations[None]))
     left = torch.ones(len(rotations), dtype=torch.bool)
     candidates: list[Candidate] = []
@@ -308,8 +317,13 @@ def estimate_rotation(
         return model.estimate(depth_a, depth_b, K, radius)
     from vidssl.rotation.registration import candidates
 
-    rotations, misfits = candidates(depth_a, depth_b, K)
-    return _estimate(torch.from_numpy(rotations), torch.from_numpy(-misfits / MISFIT).softmax(dim=0).float())
+    pair = Pair.of(depth_a, depth_b, K, radius)
+    scale = METRES / pair.radius  # registration's constants are for such a radius
+    rotations, misfits = candidates(scale * pair.a, scale * pair.b, K)
+    chances = torch.from_numpy(-misfits / MISFIT).softmax(dim=0).float()
+    return _estimate(
+        torch.from_numpy(rotations), chances, summed=False
+    )  # many starts end in a wide basin, right or not
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
