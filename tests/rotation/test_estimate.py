@@ -193,6 +193,21 @@ def test_what_else_is_refused(estimator: RotationEstimator, pairs: RotationPairs
         estimator.estimate(a, b, K, parts="learnt")
 
 
+def test_a_radius_that_leaves_nothing_of_the_object(estimator: RotationEstimator) -> None:
+    y, x = np.mgrid[:128, :128] - 63.5
+    ring = np.where(np.abs(np.hypot(x, y) - 37) < 2, 0.8, 0).astype(np.float32)  # 0.1 m, nothing within 0.07 m
+    K = np.array([[300, 0, 63.5], [0, 300, 63.5], [0, 0, 1]])
+    with pytest.raises(VidsslError, match=r"only 0 points lie within .* is the object cut out, and its radius right"):
+        estimator.estimate(ring, ring, K, radius=0.035)
+
+
+def test_without_a_model_the_size_does_not_matter() -> None:
+    pair = draw_pairs(MeshRenderer([make_solid(0)]), 1, (10, 20), CLEAN, 0)
+    for scale in (0.1, 10.0):
+        found = estimate_rotation(scale * pair.a[0], scale * pair.b[0], pair.K)
+        np.testing.assert_allclose(found.rotation, pair.R[0], atol=0.03)
+
+
 def test_too_few_pairs_to_calibrate_with(estimator: RotationEstimator, pairs: RotationPairs) -> None:
     with pytest.raises(VidsslError, match="calibration: got 1 pairs of 1 objects; at least 40 of 2 are needed"):
         calibrate(estimator, [Example(pairs.a[0], pairs.b[0], pairs.K, pairs.R[0], object=7)])

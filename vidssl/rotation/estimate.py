@@ -23,7 +23,7 @@ from torch import Tensor
 from vidssl.checkpoint import read_config, read_model
 from vidssl.errors import VidsslError, unknown_name
 from vidssl.rotation.choice import Choice, together
-from vidssl.rotation.clouds import check_depth, check_intrinsics
+from vidssl.rotation.clouds import FEWEST_POINTS, check_depth, check_intrinsics
 from vidssl.rotation.crops import Crops, crop
 from vidssl.rotation.energy import (
     METRES,
@@ -127,6 +127,11 @@ class RotationEstimator:
     def look(self, pair: "Pair") -> "Scene":
         """What the networks make of both views."""
         crops = crop(torch.from_numpy(np.stack((pair.a, pair.b))), pair.K, pair.radius)
+        if (fewest := int(crops.mask.sum((1, 2, 3)).min())) < FEWEST_POINTS:
+            raise VidsslError(
+                f"only {fewest} points lie within about 1.3 radii ({1.3 * pair.radius:.3g} m) of the middle of what is "
+                "seen; is the object cut out, and its radius right?"
+            )
         signals, middle = self.encoder(crops)
         a, b = (_see(crops[i : i + 1], middle[i], depth, pair.K) for i, depth in enumerate((pair.a, pair.b)))
         product = products(signals[:1], signals[1:])
