@@ -22,6 +22,10 @@ MALFORMED = (ValueError, IndexError, KeyError, TypeError, AttributeError, Overfl
 Soup = tuple[NDArray[np.float64], NDArray[np.int64]]
 
 
+class TooLarge(Exception):
+    """A file would give more than was allowed."""
+
+
 def read_obj(data: bytes) -> Soup:
     """Wavefront OBJ: the `v` and `f` lines; indices count from 1, negative ones back from the last vertex so far."""
     vertices: list[list[float]] = []

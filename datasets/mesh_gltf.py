@@ -13,41 +13,52 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from .mesh_files import Soup
+from .mesh_files import Soup, TooLarge
 
 _COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 _WIDTHS = {"SCALAR": 1, "VEC3": 3}
 TRIANGLES, STRIP, FAN = 4, 5, 6
 
 
-def read_gltf(data: bytes, folder: Path) -> Soup:
-    """All triangles of the scene, each mesh where its nodes place it.
+def read_gltf(data: bytes, folder: Path, max_triangles: int, max_bytes: int) -> Soup:
+    """All triangles of the scene, each mesh where its nodes place it, and the vertices they use.
 
     Args:
         data: the file's bytes, text or GLB.
         folder: where its outside buffers lie.
+        max_triangles: of the scene, a mesh counted as often as its nodes place it.
+        max_bytes: of the outside buffers together.
 
     Raises:
+        TooLarge: more triangles, told before they are made; or larger buffers, told before they are read.
         One of `mesh_files.MALFORMED`: it is no such file, or its geometry is compressed.
     """
     scene, inside = _unpack(data)
     compressed = [name for name in scene.get("extensionsRequired", []) if "compression" in name]
     if compressed:
         raise ValueError(f"geometry compressed by {', '.join(compressed)}, which is not read; export it without")
-    buffers = [_buffer(buffer, inside, folder) for buffer in scene.get("buffers", [])]
-    points, triangles, count = [np.zeros((0, 3))], [np.zeros((0, 3), np.int64)], 0
+    buffers = _buffers(scene, inside, folder, max_bytes)
+    points, triangles, count, total = [np.zeros((0, 3))], [np.zeros((0, 3), np.int64)], 0, 0
     for mesh, placed in _placements(scene):
         for primitive in scene["meshes"][mesh]["primitives"]:
-            if primitive.get("mode", TRIANGLES) not in (TRIANGLES, STRIP, FAN):
+            mode = primitive.get("mode", TRIANGLES)
+            if mode not in (TRIANGLES, STRIP, FAN):
                 continue  # points and lines have no surface
-            corners = _accessor(scene, buffers, primitive["attributes"]["POSITION"]).astype(np.float64)
+            corners = _accessor(scene, buffers, primitive["attributes"]["POSITION"])
             order = (
                 _accessor(scene, buffers, primitive["indices"]) if "indices" in primitive else np.arange(len(corners))
             )
-            faces = _faces(order.astype(np.int64).ravel(), primitive.get("mode", TRIANGLES))
-            points.append(corners @ placed[:3, :3].T + placed[:3, 3])
+            total += len(order) // 3 if mode == TRIANGLES else max(len(order) - 2, 0)
+            if total > max_triangles:
+                raise TooLarge(f"more than {max_triangles} triangles, the limit; simplify it or raise max_triangles")
+            faces = _faces(order.astype(np.int64).ravel(), mode)
+            used, faces = np.unique(faces, return_inverse=True)  # primitives may share one long list of vertices
+            if len(used) and not 0 <= used[0] <= used[-1] < len(corners):
+                raise ValueError(f"a triangle uses vertex {used[-1] if used[0] >= 0 else used[0]} of {len(corners)}")
+            faces = faces.reshape(-1, 3)
+            points.append(corners[used].astype(np.float64) @ placed[:3, :3].T + placed[:3, 3])
             triangles.append(count + (faces if np.linalg.det(placed[:3, :3]) > 0 else faces[:, ::-1]))
-            count += len(corners)
+            count += len(used)
     return np.concatenate(points), np.concatenate(triangles)
 
 
@@ -64,16 +75,26 @@ def _unpack(data: bytes) -> tuple[dict[str, Any], bytes]:
     return json.loads(chunks[b"JSON"].rstrip(b"\0 ")), chunks.get(b"BIN\0", b"")
 
 
-def _buffer(buffer: dict[str, Any], inside: bytes, folder: Path) -> bytes:
-    uri = buffer.get("uri")
-    if uri is None:
-        return inside
-    if uri.startswith("data:"):
-        return base64.b64decode(uri.split(",", 1)[1])
-    path = folder / unquote(uri)
-    if not path.is_file():
-        raise ValueError(f"its buffer {uri} is missing")
-    return path.read_bytes()
+def _buffers(scene: dict[str, Any], inside: bytes, folder: Path, max_bytes: int) -> list[bytes]:
+    found, outside = [], 0
+    for buffer in scene.get("buffers", []):
+        uri = buffer.get("uri")
+        if uri is None:
+            found.append(inside)
+        elif uri.startswith("data:"):
+            found.append(base64.b64decode(uri.split(",", 1)[1]))
+        else:
+            path = folder / unquote(uri)
+            if not path.is_file():
+                raise ValueError(f"its buffer {uri} is missing")
+            outside += path.stat().st_size
+            if outside > max_bytes:
+                raise TooLarge(
+                    f"its buffers up to {uri} take {outside / 1e6:.3g} MB, at most {max_bytes / 1e6:.3g} MB are read; "
+                    "simplify it or raise max_triangles"
+                )
+            found.append(path.read_bytes())
+    return found
 
 
 def _placements(scene: dict[str, Any]) -> list[tuple[int, NDArray[np.float64]]]:
@@ -84,16 +105,17 @@ def _placements(scene: dict[str, Any]) -> list[tuple[int, NDArray[np.float64]]]:
     scenes = scene.get("scenes")
     children = {child for node in nodes for child in node.get("children", [])}
     roots = scenes[scene.get("scene", 0)].get("nodes", []) if scenes else sorted(set(range(len(nodes))) - children)
-    found, waiting = [], [(root, np.eye(4), 0) for root in roots]
+    found, waiting, seen = [], [(root, np.eye(4)) for root in roots], set()
     while waiting:
-        index, parent, depth = waiting.pop()
-        if depth > len(nodes):
-            raise ValueError("its nodes go in a circle")
+        index, parent = waiting.pop()
+        if index in seen:  # section 3.5.2: strict trees
+            raise ValueError(f"its nodes are no tree: node {index} is reached twice")
+        seen.add(index)
         node = nodes[index]
         placed = parent @ _matrix(node)
         if "mesh" in node:
             found.append((node["mesh"], placed))
-        waiting += [(child, placed, depth + 1) for child in node.get("children", [])]
+        waiting += [(child, placed) for child in node.get("children", [])]
     return found
 
 

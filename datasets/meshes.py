@@ -7,6 +7,7 @@ V vertices, F triangles. Lengths in metres.
 """
 
 import hashlib
+import stat
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,25 +21,30 @@ from numpy.typing import NDArray
 from vidssl.errors import VidsslError, unknown_name
 
 from .files import natural_key, walk_files
-from .mesh_files import MALFORMED, Soup, read_obj, read_off, read_ply, read_stl
+from .mesh_files import MALFORMED, Soup, TooLarge, read_obj, read_off, read_ply, read_stl
 from .mesh_geometry import FINE, fingerprint, geometry_key, is_closed, surface_moments, triangle_areas
 from .mesh_gltf import read_gltf
 
 if TYPE_CHECKING:
     from .symmetry import Symmetry
 
-MESH_EXTENSIONS = [".glb", ".gltf", ".obj", ".off", ".ply", ".stl"]
+GLTF = [".glb", ".gltf"]
+MESH_EXTENSIONS = [*GLTF, ".obj", ".off", ".ply", ".stl"]
 MAX_TRIANGLES = 200_000
 BYTES = 400  # most that a triangle may take in a file; STL as text takes about 270
 FLAT = 1e-4  # least thickness, as a share of the longest direction (standard deviations of the surface)
 DEFAULT_SOLIDS = 1000
+OPEN = "not watertight: an open surface, or triangles that run against their neighbours"
 
 Split = Literal["train", "test"]
 
 
 @dataclass(frozen=True, eq=False)
 class Mesh:
-    """One object: vertices float32 [V,3] in metres, triangles int32 [F,3] with outward normals by the right hand."""
+    """One object: vertices float32 [V,3] in metres, triangles int32 [F,3].
+
+    Generated solids have outward normals by the right-hand rule; a file's triangles are kept as they run there.
+    """
 
     name: str
     vertices: NDArray[np.float32]
@@ -53,7 +59,7 @@ class Mesh:
 
     @property
     def closed(self) -> bool:
-        """Whether the surface has no rim (watertight; overlapping closed parts are)."""
+        """Whether the surface has no rim and its triangles run alike (watertight; overlapping closed parts are)."""
         return is_closed(self.vertices, self.triangles)
 
 
@@ -64,7 +70,7 @@ class MeshSet:
     Attributes:
         meshes: the usable ones, normalised.
         skipped: name -> why it was left out.
-        notes: name -> what is unusual with a mesh that is in (`open surface`).
+        notes: name -> what is unusual with a mesh that is in (`not watertight: …`).
     """
 
     meshes: list[Mesh]
@@ -160,7 +166,7 @@ def load_meshes(
         source: a folder (searched recursively, in natural order of names), one mesh file, or "default" for generated
             solids (`solids.make_solid` with seeds 0, 1, ...).
         limit: stop after so many usable ones; None takes all ("default": 1000).
-        watertight: leave out open surfaces too, which else are taken and noted.
+        watertight: leave out meshes that are not `Mesh.closed` too, which else are taken and noted.
         max_triangles: meshes with more are left out.
 
     Raises:
@@ -183,9 +189,9 @@ def load_meshes(
             continue
         if not mesh.closed:
             if watertight:
-                found.skipped[name] = "open surface, and only watertight meshes were asked for"
+                found.skipped[name] = f"{OPEN}, and only watertight meshes were asked for"
                 continue
-            found.notes[name] = "open surface (not watertight)"
+            found.notes[name] = OPEN
         found.meshes.append(mesh)
     if not found.meshes:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(found.skipped.items())[:3])
@@ -193,14 +199,7 @@ def load_meshes(
     return found
 
 
-_READERS: dict[str, Callable[[bytes, Path], Soup]] = {
-    ".glb": read_gltf,
-    ".gltf": read_gltf,
-    ".obj": lambda data, _: read_obj(data),
-    ".off": lambda data, _: read_off(data),
-    ".ply": lambda data, _: read_ply(data),
-    ".stl": lambda data, _: read_stl(data),
-}
+_READERS: dict[str, Callable[[bytes], Soup]] = {".obj": read_obj, ".off": read_off, ".ply": read_ply, ".stl": read_stl}
 
 
 class _Unusable(Exception):
@@ -226,24 +225,35 @@ def _find(source: Path) -> list[tuple[Path, str]]:
 def _read(path: Path, name: str, max_triangles: int) -> Mesh:
     if path.suffix.lower() not in MESH_EXTENSIONS:
         raise _Unusable(f"not a mesh by its extension ({path.suffix or 'none'}); known: {' '.join(MESH_EXTENSIONS)}")
-    if path.stat().st_size > BYTES * max_triangles:  # not even opened
-        raise _Unusable(
-            f"enormous: {path.stat().st_size / 1e6:.0f} MB, at most {BYTES * max_triangles / 1e6:.0f} MB for the limit "
-            f"of {max_triangles} triangles; simplify it or raise max_triangles"
-        )
     try:
-        data = path.read_bytes()
-        vertices, triangles = _READERS[path.suffix.lower()](data, path.parent)
+        vertices, triangles = _soup(path, max_triangles)
     except OSError as error:
         raise _Unusable(f"unreadable: {error.strerror}") from error
+    except TooLarge as error:
+        raise _Unusable(f"enormous: {error}") from error
     except MALFORMED as error:
         raise _Unusable(f"unreadable: {error}") from error
     _check_triangles(vertices, triangles, max_triangles)
     used, triangles = np.unique(triangles, return_inverse=True)
     triangles = triangles.reshape(-1, 3)
-    vertices = vertices[used] / max(np.abs(vertices[used]).max(), 1e-300)  # in range of float32, whatever the unit was
+    vertices = vertices[used]
+    vertices = vertices - (vertices.min(0) / 2 + vertices.max(0) / 2)  # far from its origin float32 would round it
+    vertices /= max(np.abs(vertices).max(), 1e-300)  # in range of float32, whatever the unit was
     _check_shape(vertices, triangles)
     return Mesh(name, vertices.astype(np.float32), triangles.astype(np.int32)).normalised()
+
+
+def _soup(path: Path, max_triangles: int) -> Soup:
+    facts, limit = path.stat(), BYTES * max_triangles
+    if not stat.S_ISREG(facts.st_mode):
+        raise ValueError("no regular file")  # reading a pipe would wait for ever
+    if facts.st_size > limit:  # not even opened
+        raise TooLarge(
+            f"{facts.st_size / 1e6:.0f} MB, at most {limit / 1e6:.0f} MB for the limit of {max_triangles} triangles; "
+            "simplify it or raise max_triangles"
+        )
+    suffix, data = path.suffix.lower(), path.read_bytes()
+    return read_gltf(data, path.parent, max_triangles, limit) if suffix in GLTF else _READERS[suffix](data)
 
 
 def _check_triangles(vertices: NDArray[np.float64], triangles: NDArray[np.int64], max_triangles: int) -> None:

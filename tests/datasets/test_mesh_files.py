@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vidssl.datasets.mesh_files import read_obj, read_off, read_ply, read_stl, triangulated
+from vidssl.datasets.mesh_files import TooLarge, read_obj, read_off, read_ply, read_stl, triangulated
 from vidssl.datasets.mesh_gltf import read_gltf
 from vidssl.datasets.meshes import load_mesh
 from vidssl.errors import VidsslError
@@ -98,19 +98,25 @@ def gltf(**changes: object) -> dict[str, object]:
 
 
 def test_gltf_nodes_and_strips(tmp_path: Path) -> None:
-    vertices, triangles = read_gltf(json.dumps(gltf()).encode(), tmp_path)
+    vertices, triangles = read_gltf(json.dumps(gltf()).encode(), tmp_path, 2, 0)
     # (1, 0, 0) is scaled to (2, 0, 0), turned by 90 degrees about z to (0, 2, 0), moved to (0, 2, 5).
     np.testing.assert_allclose(vertices, [[0, 0, 5], [0, 2, 5], [-1, 0, 5], [-1, 2, 5]], atol=1e-6)
     np.testing.assert_array_equal(triangles, [[0, 1, 2], [3, 2, 1]])
     (tmp_path / "a b.bin").write_bytes(np.eye(4, 3, dtype="<f4").tobytes())
-    outside, _ = read_gltf(json.dumps(gltf(nodes=[], buffers=[{"uri": "a%20b.bin"}])).encode(), tmp_path)
+    text = json.dumps(gltf(nodes=[], buffers=[{"uri": "a%20b.bin"}])).encode()
+    outside, _ = read_gltf(text, tmp_path, 2, 48)
     np.testing.assert_array_equal(outside, np.eye(4, 3))
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"nodes": [{"children": [1]}, {"children": [0]}], "scenes": [{"nodes": [0]}]}, "go in a circle"),
+        (
+            {"nodes": [{"children": [1]}, {"children": [0]}], "scenes": [{"nodes": [0]}]},
+            "no tree: node 0 is reached twice",
+        ),
+        ({"nodes": [{"children": [i + 1, i + 1]} for i in range(40)] + [{"mesh": 0}]}, r"no tree: node \d+ is reached"),
+        ({"scenes": [{"nodes": [0, 1]}]}, "no tree: node 1 is reached twice"),
         ({"buffers": [{"uri": "gone.bin"}]}, "its buffer gone.bin is missing"),
         ({"extensionsRequired": ["KHR_draco_mesh_compression"]}, "compressed by KHR_draco_mesh_compression"),
         ({"bufferViews": [{"buffer": 0, "byteOffset": 8}]}, "reaches beyond its buffer"),
@@ -120,6 +126,40 @@ def test_gltf_that_is_not_read_says_why(tmp_path: Path, changes: dict[str, objec
     (tmp_path / "a.gltf").write_text(json.dumps(gltf(**changes)))
     with pytest.raises(VidsslError, match=reason):
         load_mesh(tmp_path / "a.gltf")
+
+
+def test_a_gltf_stops_at_its_budget(tmp_path: Path) -> None:
+    placed = gltf(nodes=[{"mesh": 0}] * 300_000)  # 600,000 triangles in all, of a strip of two
+    with pytest.raises(TooLarge, match="more than 4 triangles"):
+        read_gltf(json.dumps(placed).encode(), tmp_path, 4, 0)
+    assert len(read_gltf(json.dumps(gltf(nodes=[{"mesh": 0}] * 2)).encode(), tmp_path, 4, 0)[1]) == 4
+    (tmp_path / "a.gltf").write_text(json.dumps(gltf(nodes=[{"mesh": 0}] * 20)))
+    with pytest.raises(VidsslError, match="enormous: more than 30 triangles"):
+        load_mesh(tmp_path / "a.gltf", max_triangles=30)
+
+
+def test_large_outside_buffers_are_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "a.bin").open("wb") as file:
+        file.truncate(10**12)  # a hole: takes no room on the disk
+    (tmp_path / "b.bin").write_bytes(bytes(60))
+    with pytest.raises(TooLarge, match=r"up to a\.bin take 1e\+06 MB"):
+        read_gltf(json.dumps(gltf(buffers=[{"uri": "a.bin"}])).encode(), tmp_path, 2, 100)
+    with pytest.raises(TooLarge, match=r"up to b\.bin take 0.00012 MB"):
+        read_gltf(json.dumps(gltf(buffers=[{"uri": "b.bin"}] * 2)).encode(), tmp_path, 2, 100)
+
+
+def test_primitives_that_share_vertices_keep_those_they_use(tmp_path: Path) -> None:
+    one = np.array([3, 1, 2], "<u2").tobytes()
+    both = gltf()["buffers"] + [{"uri": "data:;base64," + base64.b64encode(one).decode()}]  # type: ignore[operator]
+    views = [{"buffer": 0}, {"buffer": 1}]
+    accessors = gltf()["accessors"] + [  # type: ignore[operator]
+        {"bufferView": 1, "componentType": 5123, "count": 3, "type": "SCALAR"}
+    ]
+    meshes = [{"primitives": [{"attributes": {"POSITION": 0}, "indices": 1}]}]
+    scene = gltf(nodes=[], buffers=both, bufferViews=views, accessors=accessors, meshes=meshes)
+    vertices, triangles = read_gltf(json.dumps(scene).encode(), tmp_path, 1, 0)
+    np.testing.assert_array_equal(vertices[triangles[0]], [[1, 1, 0], [1, 0, 0], [0, 1, 0]])
+    assert len(vertices) == 3
 
 
 @pytest.mark.parametrize("suffix", [".obj", ".off", ".ply", ".stl", ".gltf", ".glb"])

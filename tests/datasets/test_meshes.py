@@ -1,6 +1,7 @@
 """Mesh folders: every format, every reason to leave one out, and splits that copies cannot straddle."""
 
 import json
+import os
 import struct
 import tarfile
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from numpy.typing import ArrayLike, NDArray
 
 from vidssl.datasets.mesh_geometry import geometry_key, is_closed, surface_moments, triangle_areas
-from vidssl.datasets.meshes import MAX_TRIANGLES, Mesh, MeshSet, load_mesh, load_meshes, split_of
+from vidssl.datasets.meshes import MAX_TRIANGLES, OPEN, Mesh, MeshSet, load_mesh, load_meshes, split_of
 from vidssl.datasets.solid_parts import about, box
 from vidssl.datasets.solids import make_solid
 from vidssl.errors import VidsslError
@@ -126,6 +127,29 @@ def test_nodes_of_a_glb_scene_are_placed_and_joined(tmp_path: Path) -> None:
     np.testing.assert_allclose(size / size[0] * 6, [6, 2, 3], rtol=1e-5)
 
 
+def test_a_mesh_far_from_its_origin_keeps_its_shape(tmp_path: Path) -> None:
+    near = load_mesh(write_obj(tmp_path / "near.obj", BRICK.vertices, BRICK.triangles))
+    place = np.array([500_000, 4_600_000, 120])  # UTM coordinates, metres: float32 there has steps of 0.5
+    far = load_mesh(write_obj(tmp_path / "far.obj", BRICK.vertices + place, BRICK.triangles))
+    np.testing.assert_allclose(far.vertices, near.vertices, atol=1e-8)
+    huge = load_mesh(write_obj(tmp_path / "huge.obj", BRICK.vertices * 1e308, BRICK.triangles))
+    np.testing.assert_allclose(huge.vertices, near.vertices, atol=1e-8)
+
+
+def test_links_to_nothing_and_pipes_are_named(tmp_path: Path) -> None:
+    write_obj(tmp_path / "brick.obj", BRICK.vertices, BRICK.triangles)
+    (tmp_path / "gone.obj").symlink_to(tmp_path / "nowhere.obj")
+    (tmp_path / "loop.stl").symlink_to(tmp_path / "loop.stl")
+    os.mkfifo(tmp_path / "pipe.ply")
+    found = load_meshes(tmp_path)
+    assert [mesh.name for mesh in found.meshes] == ["brick.obj"]
+    assert found.skipped.pop("loop.stl").startswith("unreadable: ")  # in the system's words
+    assert found.skipped == {
+        "gone.obj": "unreadable: No such file or directory",
+        "pipe.ply": "unreadable: no regular file",
+    }
+
+
 def test_polygons_are_cut_and_loose_vertices_do_not_count(tmp_path: Path) -> None:
     corners = [(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1)]
     faces = ["1 2 4 3", "5 7 8 6", "1 5 6 2", "3 4 8 7", "1 3 7 5", "2 6 8 4"]
@@ -158,7 +182,7 @@ def test_unusable_meshes_are_named_with_their_reason(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not a mesh, not named")
     found = load_meshes(tmp_path, max_triangles=500)
     assert [mesh.name for mesh in found.meshes] == ["good/brick9.obj", "good/brick10.obj", "open.obj"]
-    assert found.notes == {"open.obj": "open surface (not watertight)"}
+    assert found.notes == {"open.obj": OPEN}
     assert {name: reason.split(":")[0] for name, reason in found.skipped.items()} == {
         "big.obj": "enormous",
         "cut.glb": "unreadable",
