@@ -38,12 +38,17 @@ STEP = np.radians(0.5)  # between axes of half turns that are tried
 
 @dataclass(frozen=True, eq=False)
 class Symmetry:
-    """The rotations [3,3] about the object's middle, in its own frame, under which its surface coincides with itself.
+    """The rotations [3,3] of the object's own frame under which its surface coincides with itself, about one point c.
+
+    c is the centroid of the surface of the convex hull: a rotation S takes a point x to c + S (x - c). The origin of a
+    normalised mesh is the middle of its bounding box, and where that is another point than c, the surface turned about
+    the origin coincides with itself only up to the shift c - S c.
 
     Attributes:
-        rotations: float32 [n,3,3], the identity first. With a continuous axis: the identity, and a half turn about a
-            perpendicular axis if the ends are alike; every turn about `axis` comes on top.
-        axis: float32 [3], the axis of revolution; None if there is none, or any will do.
+        rotations: float32 [n,3,3], about c, the identity first. With a continuous axis: the identity, and a half turn
+            about a perpendicular axis if the ends are alike; every turn about `axis` comes on top.
+        axis: float32 [3], direction of the axis of revolution, which runs through c; None if there is none, or any will
+            do.
         continuous: "none", "axis" (a revolution), or "all" (a ball).
     """
 
@@ -80,7 +85,7 @@ class Symmetry:
 
 
 def symmetries(mesh: Mesh, tolerance: float = 0.02) -> Symmetry:
-    """The group of rotations under which the surface coincides with itself.
+    """The group of rotations, about the centroid of its hull's surface, under which a surface coincides with itself.
 
     Args:
         mesh: any; what cannot be seen from outside (parts inside others) does not count.

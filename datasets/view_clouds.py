@@ -85,7 +85,7 @@ def _view(
     import cv2
 
     for _ in range(TRIES):
-        rotation = Rotation.random(rng=rng).as_matrix()
+        rotation = Rotation.random(None, rng).as_matrix()
         light = Light.random(rng, paint=int(rng.integers(2**31)))
         seen = renderer.render(index, rotation, channels=("depth", "shade"), light=light)
         depth = sensor(seen["depth"][None], rng, np.array([striped]))[0]

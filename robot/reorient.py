@@ -53,7 +53,8 @@ class ReorientEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     Info: `success`, `failure` (None or a name above), `error` (rad), `object` (its name), `symmetric`, `K` float64
     [3,3], the camera's intrinsics.
 
-    The same seed gives the same episode on the same machine. Objects of the splits are disjoint.
+    The same seed gives the same episode on the same machine. Objects of the splits are disjoint, for
+    the same meshes and the same limit: another limit, as other meshes, can move an object to the other split.
     """
 
     metadata = {  # noqa: RUF012  gymnasium declares it so
@@ -77,7 +78,8 @@ class ReorientEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         Args:
             split: "train" or "test": which objects are drawn.
             meshes: folder of meshes, or "default" for generated solids; or meshes of the split, loaded already.
-            limit: how many meshes of the folder, or solids, are loaded and split; None for all.
+            limit: how many meshes of the folder, or solids, are loaded and split; None for all. Train and test with the
+                same one.
             degrees: lowest and highest angle between start and goal, within 0 to 180.
             sensor: noise of the depth camera; None for none. Its stripe, if it has one, hides parts of `depth` only.
             centre: the object is held, and the goal image taken, off centre by up to this on each axis, m.
@@ -141,7 +143,7 @@ class ReorientEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         super().reset(seed=seed)
         rng = self.np_random
         self._object = self._draw_object()
-        self._start = Rotation.random(random_state=rng).as_matrix()
+        self._start = Rotation.random(None, rng).as_matrix()
         axis = rng.normal(size=3)
         angle = np.deg2rad(rng.uniform(*self._degrees))
         self._goal = Rotation.from_rotvec(angle * axis / np.linalg.norm(axis)).as_matrix() @ self._start

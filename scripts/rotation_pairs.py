@@ -5,7 +5,8 @@ Example:
     vidssl rotation-pairs objects/ --out pairs.npz --count 100
     vidssl evaluate-rotation runs/rotation --pairs pairs.npz
 
-Four sets, each with as many pairs of the objects held out (--split test), whose shapes no training on the others saw:
+Four sets, each with as many pairs of the objects held out (--split test). The splits are disjoint for the same meshes
+and the same --limit: an estimator trained on the others, with the same two, has seen none of these shapes.
 
     clean_0_30     no noise, 0 to 30 degrees
     hard_0_30      1 mm noise, 15% of the pixels lost, up to 30% of one of the views hidden by a stripe
@@ -42,9 +43,9 @@ class Config:
     count: int = 100
     """pairs of each of the four sets"""
     split: Literal["train", "test"] = "test"
-    """objects to draw from; those of the two splits have no shape in common"""
+    """objects to draw from; those of the two splits, of the same meshes and limit, have no shape in common"""
     limit: int | None = None
-    """take so many meshes at most, before they are split"""
+    """take so many meshes at most, before they are split; the training's own, for disjoint splits"""
     seed: int = 0
     """of the pairs; pair i of a set depends on the seed, i and the meshes alone"""
     centre: float = 0.01
