@@ -99,6 +99,8 @@ def run(config: Config) -> int:
     encoder = build_point_encoder(config.encoder, config.dim)
     pictures = None if config.learn == "views" else build_encoder(config.pictures, (SIZE, SIZE))
     method = PointContrast(encoder, pictures, learn=config.learn)
+    if config.points < encoder.fewest:
+        raise VidsslError(f"--points: got {config.points}; {config.encoder} needs at least {encoder.fewest} a cloud")
     meshes = load_meshes(config.meshes, config.limit)
     for name, reason in meshes.skipped.items():
         print(f"left out: {name}: {reason}", file=sys.stderr)
@@ -125,6 +127,13 @@ def run(config: Config) -> int:
         run_config=run_config,
     )
     print(f"{config.out}: {outcome.step} steps in {outcome.seconds:.0f} s on {len(train)} objects")
+    if outcome.stopped_by:
+        print(
+            f"stopped by {outcome.stopped_by} before the budget was spent{', not probed' if config.probe else ''}; the "
+            "encoder so far is saved",
+            file=sys.stderr,
+        )
+        return {"SIGTERM": 143}.get(outcome.stopped_by, 130)
     if config.probe:
         report(config.out, probe(config, meshes, seen))
     return 0

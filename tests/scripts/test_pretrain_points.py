@@ -10,6 +10,7 @@ import torch
 from vidssl.encoders.points import DGCNN, load_point_encoder
 from vidssl.errors import VidsslError
 from vidssl.scripts import pretrain_points
+from vidssl.train import Outcome
 
 CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
 FACES = [(1, 2, 4), (1, 4, 3), (5, 7, 8), (5, 8, 6), (1, 5, 6), (1, 6, 2), (3, 4, 8), (3, 8, 7), (1, 3, 7), (1, 7, 5),
@@ -50,6 +51,16 @@ def test_training_leaves_an_encoder_and_its_probe(
     assert {"term_views", "term_pictures", "feature_rank"} <= set(metrics[0])
 
 
+def test_a_stopped_training_is_not_probed(
+    meshes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vidssl.train.fit", lambda *_, **__: Outcome(1, 0.5, "SIGTERM"))
+    given = [str(meshes), "--out", str(tmp_path), "--learn", "views", "--steps", "3", "--probe", *SMALL]
+    assert pretrain_points.main(given) == 143
+    assert "stopped by SIGTERM before the budget was spent, not probed" in capsys.readouterr().err
+    assert not (tmp_path / "probe.json").exists()
+
+
 def test_the_same_command_gives_the_same_weights(meshes: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         given = [str(meshes), "--out", str(tmp_path / name), "--learn", "views", "--steps", "2", *SMALL]
@@ -62,6 +73,8 @@ def test_mistakes_are_named(meshes: Path, tmp_path: Path) -> None:
     given = [str(meshes / "bars"), "--out", str(tmp_path / "run"), "--steps", "1", *SMALL]
     with pytest.raises(VidsslError, match=r"--probe: 0\.obj has no kind; give a folder with a subfolder for each kind"):
         pretrain_points.main([*given, "--probe"])
+    with pytest.raises(VidsslError, match="--points: got 31; pointnet needs at least 32"):
+        pretrain_points.main([*given, "--points", "31"])
     with pytest.raises(VidsslError, match="unknown point encoder 'voxels'"):
         pretrain_points.main([*given, "--encoder", "voxels"])
     with pytest.raises(VidsslError, match="give one of steps, epochs or minutes"):
