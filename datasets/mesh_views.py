@@ -50,7 +50,7 @@ class MeshRenderer:
 
     >>> renderer = MeshRenderer(load_meshes("objects").meshes)
     >>> renderer.depth([3, 3], rotations)                    # float32 [2,128,128], metres
-    >>> renderer.render(3, rotation, channels=("shade",))    # uint8 [128,128,3]
+    >>> renderer.render(3, rotation, channels=("shade",))["shade"]    # uint8 [128,128,3]
 
     A view is a function of its own arguments alone, not of the others in the batch, of `threads` or of `memory_mb`.
     Not for a forked worker: Open3D's threads do not survive a fork. Render in the parent, or spawn.
@@ -107,7 +107,8 @@ class MeshRenderer:
             return.
 
         Raises:
-            VidsslError: no such mesh or channel, wrong shapes, not a rotation, or an object too near to the camera.
+            VidsslError: no such mesh or channel, wrong shapes, not a rotation, an offset that is not finite, or an
+                object too near to the camera.
         """
         for name in channels:
             if name not in CHANNELS:
@@ -192,6 +193,9 @@ class MeshRenderer:
             raise VidsslError(
                 f"views: rotations[{int(off.argmax())}] is not a rotation matrix (orthonormal, determinant 1)"
             )
+        bad = ~np.isfinite(shifts).all(1)
+        if bad.any():
+            raise VidsslError(f"views: offsets[{int(bad.argmax())}] holds NaN or infinity; expected metres")
         return meshes.astype(np.int64), turns, shifts
 
     def _middle(self, offset: Floats) -> Floats:

@@ -133,8 +133,12 @@ class RGBDPairs:
         return motion
 
     def overlap(self, a: int, b: int) -> float:
-        """Share of a's returns, on a grid of 16 x 16, that lie inside b's crop at the depth b has there (within 5%)."""
-        return float((np.abs(self.mismatch(a, b, PROBES)) < AGREE).mean())
+        """Share of a's returns, on a grid of 16 x 16, that lie inside b's crop at the depth b has there (within 5%).
+
+        0 where a has none on the grid.
+        """
+        off = self.mismatch(a, b, PROBES)
+        return float((np.abs(off) < AGREE).mean()) if len(off) else 0.0
 
     def mismatch(self, a: int, b: int, probes: int | None = None) -> Floats:
         """How far b's depth is from what frame a and the poses foretell.

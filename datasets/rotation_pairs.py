@@ -187,13 +187,14 @@ def load_pairs(path: str | Path) -> dict[str, RotationPairs]:
 
     Args:
         path: an .npz with `K` [3,3] and, for each prefix X, `X_a` and `X_b` [n,H,W] depth in metres and `X_R` [n,3,3];
-            `X_object` [n] integers may be there; other arrays are left alone.
+            `X_object` [n] integers may be there; other arrays, those with no `X_R` among them, are left alone.
 
     Returns:
         prefix -> pairs, in the file's order.
 
     Raises:
-        VidsslError: no such file, not an .npz, no K, no complete prefix, or arrays that `RotationPairs` refuses.
+        VidsslError: no such file, not an .npz, no K, no prefix or an incomplete one, or arrays that `RotationPairs`
+            refuses.
     """
     path = Path(path)
     if not path.is_file():
@@ -209,15 +210,14 @@ def load_pairs(path: str | Path) -> dict[str, RotationPairs]:
 
 def _read(file: Mapping[str, NDArray[np.generic]], path: Path) -> dict[str, RotationPairs]:
     names = list(file)
-    ends = {end: [name.removesuffix(f"_{end}") for name in names if name.endswith(f"_{end}")] for end in PARTS}
-    prefixes = list(dict.fromkeys(name for end in PARTS for name in ends[end]))
+    prefixes = [name.removesuffix("_R") for name in names if name.endswith("_R")]
     if "K" not in names or not prefixes:
         raise VidsslError(
             f"{path}: expected arrays K and, for a prefix X, X_a, X_b and X_R; it holds {', '.join(names) or 'nothing'}"
         )
     sets = {}
     for prefix in prefixes:
-        lacking = [f"{prefix}_{end}" for end in PARTS if prefix not in ends[end]]
+        lacking = [f"{prefix}_{end}" for end in PARTS if f"{prefix}_{end}" not in names]
         if lacking:
             raise VidsslError(
                 f"{path}: prefix {prefix!r} has no {' and no '.join(lacking)}; a prefix X needs X_a, X_b and X_R"

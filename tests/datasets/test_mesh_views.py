@@ -214,6 +214,8 @@ def test_the_matrix_of_a_camera() -> None:
         (lambda r: r.depth([0, 0], np.stack([EYE, 2 * EYE])), r"rotations\[1\] is not a rotation"),
         (lambda r: r.depth([0], -EYE[None]), r"rotations\[0\] is not a rotation"),
         (lambda r: r.depth([0], np.full((1, 3, 3), np.nan)), "not a rotation"),
+        (lambda r: r.depth([0], EYE[None], [[0, np.nan, 0]]), r"offsets\[0\] holds NaN"),
+        (lambda r: r.render(0, EYE, [0, 0, np.inf]), r"offsets\[0\] holds NaN or infinity"),
         (lambda r: r.depth([0], EYE[None], [[0, 0, -0.76]]), "box: comes to -0.01 m before the camera"),
         (lambda r: r.render(0, EYE, channels=["colour"]), "unknown channel 'colour'; the channels here are: depth"),
     ],

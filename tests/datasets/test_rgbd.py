@@ -111,6 +111,8 @@ def test_the_scene_turns_against_the_camera(scene: Path) -> None:
     assert drawn.object.tolist() == [-1] * 30
     assert pairs.overlap(3, 3) == 1
     assert 0 < pairs.overlap(0, 7) < pairs.overlap(0, 2) < 1
+    pairs.crops[3] = 0  # a frame without a return
+    assert pairs.overlap(3, 2) == pairs.overlap(2, 3) == 0
 
 
 def test_real_poses_foretell_the_depth_of_other_frames(shared_data: Path) -> None:

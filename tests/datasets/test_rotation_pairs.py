@@ -139,7 +139,7 @@ def arrays(**changed: object) -> dict[str, object]:
 
 
 def test_files_of_others_need_no_objects_and_may_be_float64(tmp_path: Path) -> None:
-    np.savez(tmp_path / "pairs.npz", allow_pickle=False, **arrays(note=np.array("any")))
+    np.savez(tmp_path / "pairs.npz", allow_pickle=False, **arrays(note=np.array("any"), meta_a=np.arange(3), b=1))
     pairs = load_pairs(tmp_path / "pairs.npz")["x"]
     assert pairs.a.dtype == pairs.R.dtype == np.float32
     assert pairs.object.tolist() == [-1, -1]
@@ -150,7 +150,8 @@ def test_files_of_others_need_no_objects_and_may_be_float64(tmp_path: Path) -> N
     [
         ({"K": None}, "expected arrays K and, for a prefix X, X_a, X_b and X_R; it holds x_a, x_b, x_R"),
         ({"x_a": None, "x_b": None, "x_R": None}, "it holds K"),
-        ({"x_R": None}, "prefix 'x' has no x_R"),
+        ({"x_R": None}, "expected arrays K and, for a prefix X, X_a, X_b and X_R; it holds x_a, x_b, K"),
+        ({"x_b": None}, "prefix 'x' has no x_b; a prefix X needs"),
         ({"x_a": None, "x_b": None}, "prefix 'x' has no x_a and no x_b"),
         ({"x_a": np.ones((3, 8, 8))}, r"prefix 'x': a and b: expected depth \[n,H,W\] of one shape"),
         ({"x_a": np.ones((2, 64)), "x_b": np.ones((2, 64))}, r"a and b: expected depth \[n,H,W\]"),
