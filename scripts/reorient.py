@@ -5,6 +5,9 @@ Example:
     vidssl reorient runs/rotation --meshes objects --episodes 100 --degrees 0 30 --out runs/rotation/reorient
     vidssl reorient --arms geometric random expert                       (no run needed)
 
+The splits are disjoint for the same meshes and the same --limit: give the ones that the run was trained with, or its
+training may have seen a test object.
+
 Every arm plays the same episodes of vidssl/Reorient-v0 on objects of the test split: `learned` steers by the run's
 estimates, `geometric` by registration alone (generalised ICP from several starts), `random` at random, `expert` by the
 true rotation; the peers of `vidssl evaluate-rotation` can be named too, e.g. GICP. --out gets results.json (every
@@ -55,7 +58,7 @@ class Config:
     max_steps: int = 100
     """of 0.1 s until time-out"""
     limit: int | None = None
-    """how many meshes are loaded and split; all if left out"""
+    """how many meshes are loaded and split; all if left out; the run's own, for disjoint splits"""
     seed: int = 0
     """of the episodes"""
     out: Path = Path("reorient")
