@@ -56,7 +56,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def evaluate(config: Config) -> dict[str, Any]:
-    """Evaluate as configured, print the tables, write the JSON, and return what it holds."""
+    """Evaluate as configured, print the tables, write the JSON, and return what it holds.
+
+    Raises:
+        VidsslError: settings that make no sense, pairs that can't be judged, a JSON that can't be written: all of it
+            before the first estimate.
+    """
     for name in ("threads", "limit"):
         if (number := getattr(config, name)) is not None and number < 1:
             raise VidsslError(f"--{name}: got {number}; at least 1")
@@ -67,14 +72,17 @@ def evaluate(config: Config) -> dict[str, Any]:
     import torch
     from rich.console import Console
 
-    from vidssl.checkpoint import write_json
+    from vidssl.checkpoint import check_writable, write_json
     from vidssl.datasets.rotation_pairs import load_pairs
     from vidssl.datasets.scan import progress_bar
     from vidssl.evaluate.rotation import looks_transposed, notes, report, rotation_table, run
     from vidssl.evaluate.tables import widest
 
     torch.set_num_threads(config.threads)
+    out = config.out or default_out(config)
+    check_writable(out)
     sets = load_pairs(config.pairs)
+    judged = {prefix: usable(prefix, pairs, config.limit) for prefix, pairs in sets.items()}  # all, before the work
     estimators = learned_estimators(config.run) if learned else {}
     if config.peers:
         done = {"GICP from 81 starts"} if learned else set()  # that is the run's geometric part
@@ -82,7 +90,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     found: dict[str, Any] = {"run": str(config.run), "pairs": str(config.pairs), "threads": config.threads, "sets": {}}
     console = Console()
     for prefix, pairs in sets.items():
-        chosen, left_out = usable(prefix, pairs, config.limit)
+        chosen, left_out = judged[prefix]
         outcomes: dict[str, Outcome] = {}
         with progress_bar(prefix, len(chosen) * len(estimators), True) as advance:
             for name, estimate in estimators.items():
@@ -100,7 +108,6 @@ def evaluate(config: Config) -> dict[str, Any]:
                 " a to view b, p_b = R p_a"
             )
         console.print("\n".join(lines), highlight=False, markup=False)
-    out = config.out or default_out(config)
     write_json(out, found)
     print(f"wrote {out}")
     return found

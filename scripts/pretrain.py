@@ -114,12 +114,7 @@ def run(config: Config) -> int:
         checkpoint_every=config.checkpoint_every,
         monitor_every=config.monitor_every,
     )
-    if (config.out / "config.json").exists() != config.resume:  # said before the videos are indexed
-        raise VidsslError(
-            f"{config.out} holds no run; leave --resume out to begin one"
-            if config.resume
-            else f"{config.out} holds a run already; pass --resume to go on with it, or choose another --out"
-        )
+    check_run(config.out, config.resume)  # said before the videos are indexed
     fabric = make_fabric(config.device, config.devices, config.precision)
     packed = config.cache is not None or is_cache(config.data)
     if fabric.world_size > 1 and not packed:  # a file that fails in mid-training would leave ranks uneven
@@ -288,6 +283,16 @@ def _value(what: str, text: str, default: Any) -> Any:
     if value is not None and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
         raise VidsslError(f"{what}: got {text!r}; write a value like its default, {default!r}")
     return value
+
+
+def check_run(out: Path, resume: bool) -> None:
+    """Raises VidsslError for a new run in a folder that holds one, and for --resume where there is none."""
+    if (out / "config.json").exists() != resume:
+        raise VidsslError(
+            f"{out} holds no run; leave --resume out to begin one"
+            if resume
+            else f"{out} holds a run already; pass --resume to go on with it, or choose another --out"
+        )
 
 
 def report(config: Config, outcome: Any, fabric: Any) -> int:

@@ -8,9 +8,11 @@ Example:
     vidssl pretrain-views meshes/ --out runs/equivariant --minutes 10
     vidssl rotation-probe meshes/ runs/equivariant
 
-The run folder is one of `vidssl pretrain`: load it with `vidssl.load_encoder("runs/equivariant")`.
+The run folder is one of `vidssl pretrain`: load it with `vidssl.load_encoder("runs/equivariant")`. A run that was
+stopped goes on with the same command and --resume.
 """
 
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -52,10 +54,12 @@ class Config:
     """where to train"""
     seed: int = 0
     """of everything random"""
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """go on with the run in --out from its last checkpoint; the same views are rendered again"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The `vidssl pretrain-views` command."""
+    """The `vidssl pretrain-views` command; returns its exit status (143 or 130 when a signal stopped it)."""
     return run(tyro.cli(Config, args=argv, prog="vidssl pretrain-views", description=__doc__))
 
 
@@ -68,11 +72,13 @@ def run(config: Config) -> int:
     from vidssl.datasets.view_groups import SIZE, PairLoader, crop_camera, draw_view_groups
     from vidssl.encoders import build_encoder
     from vidssl.methods import find_method
-    from vidssl.scripts.pretrain import default_encoder, method_options
+    from vidssl.scripts.pretrain import check_run, default_encoder, method_options
     from vidssl.train import Budget, TrainConfig, fit, make_fabric
 
     minutes = 10.0 if config.steps is config.minutes is None else config.minutes
     budget = Budget(config.steps, None, minutes)
+    training = TrainConfig(lr=config.lr, precision=config.precision, seed=config.seed)
+    check_run(config.out, config.resume)  # said before the views are rendered
     method_class = find_method(config.method)
     options = method_options(method_class, config.method, config.options)
     encoder_name = config.encoder or default_encoder(method_class)
@@ -81,6 +87,8 @@ def run(config: Config) -> int:
     size = (SIZE, SIZE)
     method = method_class(build_encoder(encoder_name, size), method_class.default_views(size), **options)
     meshes = load_meshes(config.meshes)
+    for name, reason in meshes.skipped.items():
+        print(f"left out: {name}: {reason}", file=sys.stderr)
     train = meshes.split("train")
     renderer = MeshRenderer(train, crop_camera())
     drawn = draw_view_groups(renderer, config.groups, 4, (0.0, config.degrees), config.seed, config.centre)
@@ -102,8 +110,12 @@ def run(config: Config) -> int:
         PairLoader(drawn, config.batch_size, config.seed),
         config.out,
         budget,
-        TrainConfig(lr=config.lr, precision=config.precision, seed=config.seed),
+        training,
         run_config=run_config,
+        resume=config.resume,
     )
     print(f"{config.out}: {outcome.step} steps in {outcome.seconds:.0f} s on {len(train)} objects")
+    if outcome.stopped_by:
+        print(f"stopped by {outcome.stopped_by}, saved; go on with the same command and --resume", file=sys.stderr)
+        return {"SIGTERM": 143}.get(outcome.stopped_by, 130)
     return 0

@@ -12,11 +12,14 @@ trained on views of the training split; judged on pairs of the test split. It pr
 nine numbers of the matrix and of the rotation vector, and degrees, for each range of angles.
 """
 
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+
+from vidssl.errors import VidsslError
 
 PIXELS = 16  # side of the pictures that stand for raw pixels
 
@@ -28,11 +31,11 @@ class Config:
     meshes: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MESHES|default")]]
     """folder of meshes, or "default" for generated solids"""
     runs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUNS")]]
-    """run folders"""
+    """run folders; the tables name them as they are given here"""
     degrees: tuple[float, ...] = (30.0, 60.0)
     """ranges of angles: from 0 to each of these; a view is up to half of the greatest off its group's first"""
     groups: int = 3000
-    """groups of four views that probes are trained on; judged on a quarter as many"""
+    """groups of four views that probes are trained on, at least 4; judged on a quarter as many"""
     centre: float = 0.0
     """metres; objects are off the camera's axis by up to this much in each direction"""
     epochs: int = 15
@@ -68,20 +71,33 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(config: Config) -> list[dict[str, Any]]:
-    """One row a range and kind of features: its name, the range and the fields of `RotationProbeResult` but errors."""
+    """One row a range and kind of features: its name, the range and the fields of `RotationProbeResult` but errors.
+
+    Raises:
+        VidsslError: numbers out of range, a run named twice or that cannot be loaded, meshes that leave a split empty.
+    """
+    from vidssl.checkpoint import check_writable
     from vidssl.datasets.mesh_views import MeshRenderer
     from vidssl.datasets.meshes import load_meshes
     from vidssl.datasets.view_groups import crop_camera, draw_view_groups
     from vidssl.evaluate.rotation_probe import group_pairs, rotation_probe
 
+    for name, least in (("groups", 4), ("epochs", 1)):
+        if (number := getattr(config, name)) < least:
+            raise VidsslError(f"--{name}: got {number}; at least {least}")
+    if config.out is not None:
+        check_writable(config.out)
+    compared = arms(config.runs)
     meshes = load_meshes(config.meshes)
+    for name, reason in meshes.skipped.items():
+        print(f"left out: {name}: {reason}", file=sys.stderr)
     drawn = {}
     for which, groups in (("train", config.groups), ("test", config.groups // 4)):
         renderer = MeshRenderer(meshes.split(which), crop_camera())
         spread = (0.0, max(config.degrees) / 2)
         drawn[which] = draw_view_groups(renderer, groups, 4, spread, config.seed + (which == "test"), config.centre)
     rows = []
-    for name, encode in arms(config.runs).items():
+    for name, encode in compared.items():
         features = {which: encode(of.images) for which, of in drawn.items()}
         for degrees in config.degrees:
             train, test = (
@@ -95,13 +111,19 @@ def run(config: Config) -> list[dict[str, Any]]:
 
 
 def arms(runs: tuple[Path, ...]) -> dict[str, Any]:
-    """Functions from pictures uint8 `[g,m,S,S,3]` to features `[g,m,d]`, by name."""
+    """Functions from pictures uint8 `[g,m,S,S,3]` to features `[g,m,d]`, by name; a run's is its path as given.
+
+    Raises:
+        VidsslError: a run is named twice, or cannot be loaded.
+    """
     from vidssl.features import FeatureExtractor, load_encoder
 
     found: dict[str, Any] = {"raw pixels": raw_pixels}
     for run in runs:
+        if str(run) in found:
+            raise VidsslError(f"RUNS: {run} stands there twice; name every run once")
         extractor = load_encoder(run)
-        found[run.name] = encoding(extractor)
+        found[str(run)] = encoding(extractor)
         network = extractor.config["encoder"]["name"]
         found.setdefault(f"{network}, untrained", encoding(FeatureExtractor.random(network, extractor.image_size)))
     return found

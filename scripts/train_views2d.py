@@ -9,9 +9,11 @@ Example:
     vidssl train-views2d meshes/ --out runs/views --minutes 20
 
 The run folder then holds config.json, model.safetensors and evaluation.json; load it with
-`vidssl.rotation.views2d.load_views_estimator("runs/views")`.
+`vidssl.rotation.views2d.load_views_estimator("runs/views")`. Ctrl-C or SIGTERM ends the training early: what was
+learned till then is saved and judged. Before the training there is nothing to save.
 """
 
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +36,8 @@ class Config:
     out: Path
     """run folder to write"""
     minutes: float = 20.0
-    """wall-clock for everything but reading the meshes; about a fifth of it at most is spent on rendering"""
+    """wall-clock of training and of rendering what it learns from, about a fifth of it at most; reading the meshes,
+    rendering the pairs to judge by, and judging are on top"""
     groups: int = 16_000
     """most groups of four pictures to render"""
     pairs: int = 500
@@ -53,6 +56,8 @@ def main(argv: list[str] | None = None) -> int:
 
     config = tyro.cli(Config, args=argv, prog="vidssl train-views2d", description=__doc__)
     meshes = load_meshes(config.meshes)
+    for name, reason in meshes.skipped.items():
+        print(f"left out: {name}: {reason}", file=sys.stderr)
     train_views(
         meshes,
         config.out,
@@ -76,7 +81,7 @@ def train_views(
     precision: Literal["32", "bf16"] = "bf16",
     seed: int = 0,
 ) -> dict[str, float]:
-    """Render, train, judge on unseen objects, write the run folder.
+    """Render, train, write the run folder, judge on unseen objects.
 
     Args:
         meshes: a `MeshSet`, split here.
@@ -86,33 +91,44 @@ def train_views(
         What `evaluate_views` says of the 0-30 degree pairs of the test split.
 
     Raises:
-        VidsslError: a run folder in use, or minutes not above 0.
+        VidsslError: a run folder in use or that cannot be written, numbers out of range, a split without objects; all
+            of it before anything is learned.
     """
-    from vidssl.checkpoint import write_json
+    from vidssl.checkpoint import check_writable, write_json
     from vidssl.datasets.mesh_views import MeshRenderer
     from vidssl.datasets.view_groups import crop_camera, draw_view_groups
     from vidssl.rotation.views2d import ViewsEstimator
     from vidssl.rotation.views2d_training import fit_views
+    from vidssl.train import stop_signals
 
     if (out / "config.json").exists():
         raise VidsslError(f"{out} holds a run already; choose another --out")
     if minutes <= 0 or groups < 8:
         raise VidsslError(f"train-views2d: got minutes={minutes}, groups={groups}; give minutes above 0 and 8 groups")
+    if pairs < 1:
+        raise VidsslError(f"--pairs: got {pairs}; give at least 1 to judge by")
+    check_writable(out / "config.json")
+    learned, unseen = meshes.split("train"), MeshRenderer(meshes.split("test"), crop_camera())
+    judging = draw_view_groups(unseen, pairs, 2, (0.0, 30.0), seed + 1, centre)
     began = time.perf_counter()
-    images, rotations = render_groups(meshes.split("train"), groups, 60 * minutes * RENDERING, centre, seed)
+    images, rotations = render_groups(learned, groups, 60 * minutes * RENDERING, centre, seed)
     print(f"{len(images)} groups of {images.shape[1]} pictures rendered in {time.perf_counter() - began:.0f} s")
 
     def report(step: int, spent: float, means: dict[str, float]) -> None:
         print(f"{spent:4.0%} step {step}: loss {means['loss']:.3f} nats, mean angle {means['degrees']:.1f} degrees")
 
     left = max(60 * minutes - (time.perf_counter() - began), 60 * minutes * (1 - RENDERING))
-    network = fit_views(images, rotations, left, seed=seed, precision=precision, report=report)
-    estimator = ViewsEstimator(network)
-    unseen = MeshRenderer(meshes.split("test"), crop_camera())
-    found = evaluate_views(estimator, draw_view_groups(unseen, pairs, 2, (0.0, 30.0), seed + 1, centre))
+    with stop_signals() as stop:
+        network = fit_views(
+            images, rotations, left, seed=seed, precision=precision, report=report, stop=lambda: stop.name is not None
+        )
+        estimator = ViewsEstimator(network)
+        described = {"minutes": minutes, "groups": len(images), "centre": centre, "seed": seed, "precision": precision}
+        estimator.save(out, {"train": described | {"stopped_by": stop.name}, "objects": len(learned)})
+    if stop.name:
+        print(f"stopped by {stop.name} before the {minutes:g} minutes were over; saved in {out}", file=sys.stderr)
+    found = evaluate_views(estimator, judging)
     print("unseen objects, 0-30 degrees: " + ", ".join(f"{name} {value:.3g}" for name, value in found.items()))
-    described = {"minutes": minutes, "groups": len(images), "centre": centre, "seed": seed, "precision": precision}
-    estimator.save(out, {"train": described, "objects": len(meshes.meshes)})
     write_json(out / "evaluation.json", found)
     return found
 

@@ -39,6 +39,20 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def check_writable(path: Path) -> None:
+    """Say before the work, not after it, that a file could not be written: its folders are made later, if need be.
+
+    Raises:
+        VidsslError: `path` is a folder, or the nearest folder above that exists is a file or takes no new files.
+    """
+    if os.path.isdir(path):
+        raise VidsslError(f"cannot write {path}: it is a folder; name a file")
+    above = next(folder for folder in path.parents if os.path.exists(folder))
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        why = "may not be written to" if above.is_dir() else "is no folder"
+        raise VidsslError(f"cannot write {path}: {above} {why}; choose another --out")
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON (sorted keys, indented) whole, then rename."""
     with replacing(path) as temporary:

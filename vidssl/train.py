@@ -211,7 +211,7 @@ def fit(
         if fabric.is_global_zero:
             stack.enter_context(_freed_when_refused(run))
         stack.callback(batches.close)  # type: ignore[attr-defined]
-        stop = stack.enter_context(_signals())
+        stop = stack.enter_context(stop_signals())
         log = stack.enter_context(_MetricsLog(run, step, enabled=fabric.is_global_zero))
         display = stack.enter_context(TrainingDisplay(total, budget.minutes, step, enabled=fabric.is_global_zero))
         ward = _Ward(run, run_config) if doctor != "off" and fabric.is_global_zero else None
@@ -385,14 +385,16 @@ def _freed_when_refused(run: Path) -> Iterator[None]:
         raise
 
 
-class _Stop:
+class Stop:
+    """Whether to end early: `name` of the signal that asked for it (or "doctor"), None while none did."""
+
     name: str | None = None
 
 
 @contextmanager
-def _signals() -> Iterator[_Stop]:
+def stop_signals() -> Iterator[Stop]:
     """SIGTERM and Ctrl-C ask the loop to save and end after the step in hand; a second Ctrl-C ends it at once."""
-    stop = _Stop()
+    stop = Stop()
 
     def ask(number: int, frame: FrameType | None) -> None:
         if stop.name and number == signal.SIGINT:

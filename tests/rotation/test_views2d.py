@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vidssl.checkpoint import write_config
+from vidssl.checkpoint import read_config, write_config
 from vidssl.errors import VidsslError
 from vidssl.rotation.so3 import exp, geodesic
 from vidssl.rotation.views2d import (
@@ -135,6 +135,21 @@ def test_pooled_answers_turn_with_the_pictures_and_back_with_their_order(number:
     best, best_turned, best_swapped = (m.centres[torch.arange(3), m.best()] for m in (plain, other, swapped))
     torch.testing.assert_close(best_turned, turn @ best @ turn.mT, atol=1e-4, rtol=0)
     torch.testing.assert_close(best_swapped, best.mT, atol=1e-4, rtol=0)
+
+
+def test_training_ends_early_when_asked() -> None:
+    asked = iter([False, False, True])
+    net = fit_views(*dots(8), 600.0, SMALL, precision="32", stop=lambda: next(asked))
+    assert next(asked, "all asked") == "all asked"
+    assert all(bool(weights.isfinite().all()) for weights in net.parameters())
+
+
+@pytest.mark.parametrize("network", [{"channels": 32}, {"channels": 3}, {"width": 3}])
+def test_a_run_whose_weights_do_not_fit_is_refused(network: dict[str, int], tmp_path: Path) -> None:
+    ViewsEstimator(PairNet(SMALL)).save(tmp_path, {})
+    write_config(tmp_path, {**read_config(tmp_path), "network": network})
+    with pytest.raises(VidsslError, match=r"config.json and model.safetensors don't fit \(.*\); train again"):
+        load_views_estimator(tmp_path)
 
 
 def test_refusals(tmp_path: Path) -> None:

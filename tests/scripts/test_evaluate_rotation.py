@@ -157,6 +157,25 @@ def test_bad_pairs_are_refused(changed: dict[str, NDArray[np.generic]], message:
         main(["none", "--pairs", str(write(tmp_path / "pairs.npz", **changed))])
 
 
+def test_bad_pairs_and_places_are_told_before_the_first_estimate(
+    tmp_path: Path, fakes: Callable[[Images], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = depth_views(COUNT, 0.5)
+    later: dict[str, NDArray[np.generic]] = {"later_a": views, "later_b": 0 * views, "later_R": rotations()}
+    pairs = write(tmp_path / "pairs.npz", **later)
+    fakes(rotations())
+    monkeypatch.setattr("vidssl.evaluate.rotation.run", lambda *given: pytest.fail("estimates"))
+    with pytest.raises(VidsslError, match=r"later: no usable pair; later_b\[0\]: empty"):
+        main(["none", "--pairs", str(pairs)])
+    with pytest.raises(VidsslError, match=r"cannot write .*x.json: .*pairs.npz is no folder; choose another --out"):
+        main(["none", "--pairs", str(pairs), "--out", str(pairs / "new" / "x.json")])
+    with pytest.raises(VidsslError, match="it is a folder; name a file"):
+        main(["none", "--pairs", str(pairs), "--out", str(tmp_path)])
+    monkeypatch.setattr("os.access", lambda *given: False)  # whoever runs the tests may write everywhere
+    with pytest.raises(VidsslError, match=r"may not be written to; choose another --out"):
+        main(["none", "--pairs", str(pairs), "--out", str(tmp_path / "new" / "x.json")])
+
+
 def test_settings_that_make_no_sense_are_refused(pairs: Path) -> None:
     with pytest.raises(VidsslError, match="--limit: got 0"):
         main(["none", "--pairs", str(pairs), "--limit", "0"])

@@ -254,16 +254,21 @@ class ViewsEstimator:
 
 
 def load_views_estimator(run: str | Path) -> ViewsEstimator:
-    """The estimator of a run folder that `train-views` wrote.
+    """The estimator of a run folder of `vidssl train-views2d`.
 
     Raises:
-        VidsslError: no run folder, or one of another kind.
+        VidsslError: no run folder, one of another kind, or damaged.
     """
     config = read_config(run)
     if config.get("kind") != KIND:
         raise VidsslError(f"{run} holds no network for views but {config.get('kind', 'an encoder')!r}; train one")
-    network = PairNet(ViewsConfig(**config["network"]))
-    network.load_state_dict(read_model(run))
+    tensors = read_model(run)
+    try:
+        network = PairNet(ViewsConfig(**config["network"]))
+        network.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise VidsslError(f"{run}: config.json and model.safetensors don't fit ({reason}); train again") from error
     return ViewsEstimator(network)
 
 

@@ -34,6 +34,7 @@ def fit_views(
     seed: int = 0,
     precision: Literal["32", "bf16"] = "bf16",
     report: Callable[[int, float, dict[str, float]], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> PairNet:
     """A `PairNet` trained for so many seconds of the clock, on the CPU or wherever `images` are.
 
@@ -45,6 +46,7 @@ def fit_views(
         seed: of the weights and of all draws.
         precision: bf16 mixed is about twice as fast on CPUs that have it.
         report: called every 100 steps with the step, the share of the time spent and the means of loss and angle.
+        stop: asked before every step; training ends early where it says so.
 
     Raises:
         VidsslError: tensors of other shapes or types, fewer than 8 groups, no time, or a loss that is not finite.
@@ -66,7 +68,7 @@ def fit_views(
     began = time.perf_counter()
     for step in itertools.count(1):
         spent = (time.perf_counter() - began) / seconds
-        if spent >= 1:
+        if spent >= 1 or stop():
             break
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * schedule(spent, WARMUP)
