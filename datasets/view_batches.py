@@ -14,24 +14,40 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation  # type: ignore[import-untyped]
 
+from vidssl.errors import VidsslError
+
 from .depth_sensor import DepthSensor
 from .mesh_views import MeshRenderer
 
 
 @dataclass(frozen=True)
 class ViewBatches:
-    """What `vidssl.train.fit` takes as a loader; batch s depends on (seed, s) alone."""
+    """What `vidssl.train.fit` takes as a loader; batch s depends on (seed, s) alone.
+
+    Raises:
+        VidsslError: numbers out of range.
+    """
 
     renderer: MeshRenderer
     objects: int = 24
-    """G"""
+    """G, at least 1"""
     views: int = 3
     """V, at least 2"""
     centre: float = 0.01
-    """an object's middle is off by up to this along each axis, metres"""
+    """an object's middle is off by up to this along each axis, metres, 0 or more"""
     belief: float = 0.18
-    """the radius a learner is told is off by up to this share"""
+    """the radius a learner is told is off by up to this share, 0 or more, below 1"""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.objects < 1 or self.views < 2:
+            raise VidsslError(
+                f"view batches: got objects={self.objects}, views={self.views}; give at least 1 object, 2 views"
+            )
+        if not (0 <= self.centre < np.inf and 0 <= self.belief < 1):
+            raise VidsslError(
+                f"view batches: got centre={self.centre}, belief={self.belief}; give centre >= 0, 0 <= belief < 1"
+            )
 
     @property
     def steps_per_epoch(self) -> int:

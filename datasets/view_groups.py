@@ -70,7 +70,8 @@ def draw_view_groups(
         spread: least and greatest angle in degrees of each view but the first from the group's first, which is a
             base pose uniform on SO(3); about an axis uniform on the sphere, the angle uniform. With two views this is
             the angle between them; with more, pairs of later views are up to twice as far apart.
-        seed: of everything random: poses, places, lamps, paints (a new paint for every group).
+        seed: of poses, places and lamps. Not of the paint: that is the group's number, with every seed, so each group
+            of an object has another one, and groups of the same object and number in other sets have the same.
         centre: metres; each view's object is off the axis by up to this much in each direction, uniformly. Without
             depth that looks much like a turn about an axis across the picture: both move the front of the object.
         lamp: "fixed": one lamp for all views of a group; "moving": another for each view.

@@ -11,6 +11,7 @@ from simple_meshes import box
 
 from vidssl.datasets.mesh_views import MeshRenderer
 from vidssl.datasets.view_batches import ViewBatches
+from vidssl.errors import VidsslError
 from vidssl.rotation.clouds import backproject
 from vidssl.rotation.so3 import geodesic
 
@@ -109,3 +110,19 @@ def test_some_views_are_clean_and_some_are_not(renderer: MeshRenderer) -> None:
     assert lost.min() >= 0
     assert lost.max() < 0.25 + 0.3
     assert np.ptp(lost) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"objects": 0}, "got objects=0, views=3; give at least 1 object, 2 views"),
+        ({"views": 1}, "got objects=24, views=1"),
+        ({"centre": -0.01}, "got centre=-0.01, belief=0.18; give centre >= 0, 0 <= belief < 1"),
+        ({"belief": 1.0}, "got centre=0.01, belief=1.0"),
+        ({"belief": -0.1}, "belief=-0.1"),
+        ({"centre": float("nan")}, "centre=nan"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(given: dict[str, Any], message: str, renderer: MeshRenderer) -> None:
+    with pytest.raises(VidsslError, match=message):
+        ViewBatches(renderer, **given)
