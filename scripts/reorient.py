@@ -9,10 +9,11 @@ The splits are disjoint for the same meshes and the same --limit: give the ones 
 training may have seen a test object.
 
 Every arm plays the same episodes of vidssl/Reorient-v0 on objects of the test split: `learned` steers by the run's
-estimates, `geometric` by registration alone (generalised ICP from several starts), `random` at random, `expert` by the
-true rotation; the peers of `vidssl evaluate-rotation` can be named too, e.g. GICP. --out gets results.json (every
-episode, seed and version; the same command gives the same file again, apart from `timings`, and from the arm
-"FPFH + RANSAC + ICP", in which Open3D draws as it likes) and videos of each arm's median and worst failed episode.
+whole estimator (what was learned and registration: the row `combined` of `vidssl evaluate-rotation`), `geometric` by
+registration alone (generalised ICP from several starts), `random` at random, `expert` by the true rotation; the peers
+of `vidssl evaluate-rotation` can be named too, e.g. GICP. --out gets results.json (every episode, seed and version; the
+same command gives the same file again, apart from `timings`, and from the arm "FPFH + RANSAC + ICP", in which Open3D
+draws as it likes) and videos of each arm's median and worst failed episode.
 """
 
 import sys
@@ -42,7 +43,7 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 @dataclass(frozen=True)
 class Config:
     run: tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="RUN")]] = None
-    """folder of a run of `vidssl train-rotation`, for the arm `learned`"""
+    """folder of a run of `vidssl train-rotation`, for the arm `learned`: its combined estimates"""
     meshes: str = "default"
     """folder of meshes, or `default` for generated solids; those of the test split are turned"""
     episodes: int = 100

@@ -134,7 +134,7 @@ class Equivariant(nn.Module):
 
 
 class Hypernetwork(nn.Module):
-    """Rotations `[B,3,3]` -> matrices `[B,E,E]`; the identity at the start, whatever the rotation."""
+    """Rotations `[B,3,3]` -> matrices `[B,E,E]`; near the identity at the start, whatever the rotation."""
 
     def __init__(self, dim: int, hidden: int = 64) -> None:
         super().__init__()
