@@ -36,8 +36,7 @@ class Config:
     out: Path
     """run folder to write"""
     minutes: float = 20.0
-    """wall-clock of training and of rendering what it learns from, about a fifth of it at most; reading the meshes,
-    rendering the pairs to judge by, and judging are on top"""
+    """wall-clock of rendering (about a fifth at most) and training; reading meshes and judging are on top"""
     groups: int = 16_000
     """most groups of four pictures to render"""
     pairs: int = 500
