@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
+from simple_meshes import ball, box, plate
 
-from tests.datasets.simple_meshes import ball, box, plate
 from vidssl.datasets.depth_sensor import CLEAN, HARD
 from vidssl.datasets.mesh_views import MeshRenderer
 from vidssl.datasets.view_clouds import CloudLoader, ViewClouds, draw_view_clouds

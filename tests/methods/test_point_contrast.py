@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from ranks import run_on_ranks
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.ranks import run_on_ranks
 from vidssl.encoders import build_encoder
 from vidssl.encoders.points import build_point_encoder
 from vidssl.errors import VidsslError
