@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from vidssl.evaluate.rotation import Estimate, Outcome
 
 
+GEOMETRIC = "geometric: GICP from 81 starts"  # the row of a run's geometric part
+
+
 @dataclass
 class Config:
     """See the text above."""
@@ -42,7 +45,7 @@ class Config:
     limit: int | None = None
     """the first so many pairs of each prefix; all when not given"""
     peers: bool = True
-    """--no-peers leaves the geometric peers out"""
+    """--no-peers leaves the geometric peers out, and the run's geometric part"""
     threads: int = 1
     """threads for torch and Open3D; small_gicp (the GICP peers) always runs on one"""
     out: Path | None = None
@@ -84,6 +87,8 @@ def evaluate(config: Config) -> dict[str, Any]:
     sets = load_pairs(config.pairs)
     judged = {prefix: usable(prefix, pairs, config.limit) for prefix, pairs in sets.items()}  # all, before the work
     estimators = learned_estimators(config.run) if learned else {}
+    if learned and not config.peers:
+        del estimators[GEOMETRIC]  # a second a pair
     if config.peers:
         done = {"GICP from 81 starts"} if learned else set()  # that is the run's geometric part
         estimators |= {name: peer for name, peer in peer_estimators().items() if name not in done}
@@ -160,7 +165,7 @@ def learned_estimators(run: Path) -> "dict[str, Estimate]":
 
     return {
         "learned": of("learned"),
-        "geometric: GICP from 81 starts": of("geometric"),
+        GEOMETRIC: of("geometric"),
         "combined": of("combined"),
     }
 

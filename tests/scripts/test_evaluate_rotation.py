@@ -134,6 +134,13 @@ def test_unusable_pairs_are_left_out_and_named(
     assert "left out: hard_b[5]: 24 surface points" in shown
 
 
+def test_a_run_without_peers(pairs: Path, fakes: Callable[[Images], None], tmp_path: Path) -> None:
+    fakes(np.load(pairs)["hard_R"])
+    main([str(tmp_path / "run"), "--pairs", str(pairs), "--limit", "4", "--no-peers"])
+    found = json.loads((tmp_path / "run" / "evaluation" / "rotation.json").read_text())
+    assert sorted(found["sets"]["hard"]["rows"]) == ["combined", "learned"]
+
+
 def test_the_real_peers_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registration, "default_starts", lambda: np.eye(3)[None])  # one instead of 81
     still = np.broadcast_to(np.eye(3, dtype=np.float32), (COUNT, 3, 3))
