@@ -34,7 +34,11 @@ class RoverExpert:
 
     def __call__(self, obs: object, info: dict[str, Any]) -> NDArray[np.float32]:
         """The action float32 [2]; `obs` and `info` are not looked at."""
-        x, y, yaw = self._env.pose
+        return self.act(self._env.pose)
+
+    def act(self, pose: Floats) -> NDArray[np.float32]:
+        """The action float32 [2] for a rover at `pose` [3]: x, y (m) and yaw (rad) in the present layout."""
+        x, y, yaw = pose
         target = self._target(np.array([x, y]))
         error = (np.arctan2(target[1] - y, target[0] - x) - yaw + np.pi) % (2 * np.pi) - np.pi
         turn = np.clip(1.5 * error, -0.8, 0.8)
