@@ -20,8 +20,8 @@ from vidssl.errors import VidsslError, unknown_name
 from vidssl.features import FeatureExtractor
 
 from .cloning import CloningConfig, Demonstrations, clone_features, clone_pixels
-from .controllers import ExpertController, RandomController
-from .evaluate import MakeController
+from .controllers import CloneController, ExpertController, RandomController
+from .rollout import MakeController
 
 ARMS = ("random", "random-encoder", "pixels", "learned", "expert")
 CLONED = ("random-encoder", "pixels", "learned")
@@ -49,10 +49,12 @@ class Architecture:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             encoder = build_encoder(self.encoder, self.size)
+            config: dict[str, Any] = {"encoder": {"name": self.encoder, "dim": encoder.dim}, "context": None}
             if self.context is None or self.context_dim is None:
-                return FeatureExtractor(encoder, None, self.size, fps)
+                return FeatureExtractor(encoder, None, self.size, fps, config=config)
             context = build_context(self.context, encoder.dim, self.context_dim)
-            return FeatureExtractor(encoder, context, self.size, fps, output="context")
+            config["context"] = {"name": self.context, "dim": self.context_dim}
+            return FeatureExtractor(encoder, context, self.size, fps, "context", config)
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,8 @@ def cloned_arm(
     demos: Demonstrations,
     config: CloningConfig,
     budget: Budget,
-) -> tuple[MakeController, dict[str, Any]]:
-    """Clone one arm; returns what makes its controllers, and facts of the fit (see `cloning.Fit`).
+) -> tuple[CloneController, dict[str, Any]]:
+    """Clone one arm; returns the policy, and facts of the fit (see `cloning.Fit`).
 
     Args:
         name: one of `CLONED`.
@@ -104,6 +106,7 @@ def cloned_arm(
     if name == "pixels":
         untrained = architecture.untrained(config.seed)
         controller, fit = clone_pixels(untrained, demos, config, steps=budget.pixels, minutes=budget.minutes)
+        controller.extractor.config = untrained.config
     elif name == "random-encoder":
         controller, fit = clone_features(architecture.untrained(config.seed), demos, config, budget.head)
     elif learned is not None:
@@ -112,4 +115,4 @@ def cloned_arm(
         raise VidsslError(
             "the arm `learned` needs a RUN: pass the --out folder of `vidssl pretrain`, or leave the arm out"
         )
-    return controller.fit_to, asdict(fit)
+    return controller, asdict(fit)

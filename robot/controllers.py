@@ -7,6 +7,8 @@ Letters: B parallel streams, D feature dim, P proprioception size, A action size
 """
 
 import copy
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -14,10 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vidssl.errors import VidsslError
-from vidssl.features import FeatureExtractor
+from vidssl.checkpoint import write_tensors
+from vidssl.errors import VidsslError, unknown_name
+from vidssl.features import FeatureExtractor, load_encoder
 
-from .pixels import camera_image, control_box, proprioception
+from .pixels import camera_image, proprioception
+from .spaces import Spaces
 
 
 class Controller(Protocol):
@@ -72,6 +76,9 @@ class Head(nn.Module):
         actions: A.
         hidden: width of the two hidden layers.
         dropout: share of units left out in training.
+
+    Attributes:
+        config: these arguments, and the head's `kind` in `HEADS`; `build_head(config)` makes the same head again.
     """
 
     mean: Tensor
@@ -79,6 +86,7 @@ class Head(nn.Module):
 
     def __init__(self, size_in: int, actions: int, hidden: int = 256, dropout: float = 0.1) -> None:
         super().__init__()
+        self.config = {"kind": "mlp", "size_in": size_in, "actions": actions, "hidden": hidden, "dropout": dropout}
         self.register_buffer("mean", torch.zeros(size_in))
         self.register_buffer("std", torch.ones(size_in))
         self.layers = nn.Sequential(
@@ -96,6 +104,22 @@ class Head(nn.Module):
         # Bounded: an input that never varied in the demonstrations has a tiny spread, and must not explode later.
         return self.layers(((x - self.mean) / self.std).clamp(-10, 10))
 
+    def step(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """The inputs [D+P] or [B,D+P] of one tick -> actions, and what to give as `state` at the next one (None at
+        the start of an episode). This head remembers nothing."""
+        return self(x), None
+
+
+HEADS: dict[str, Callable[..., Head]] = {"mlp": Head}
+
+
+def build_head(config: dict[str, Any]) -> Head:
+    """A head with fresh weights from the `config` of another; raises VidsslError for an unknown kind."""
+    kind = config["kind"]
+    if kind not in HEADS:
+        raise unknown_name("head", kind, HEADS)
+    return HEADS[kind](**{name: value for name, value in config.items() if name != "kind"})
+
 
 class CloneController:
     """A cloned policy: one camera frame a tick through a streaming encoder, then the head.
@@ -111,27 +135,44 @@ class CloneController:
     def __init__(self, extractor: FeatureExtractor, head: Head, low: np.ndarray, high: np.ndarray) -> None:
         self.extractor, self.head = copy.copy(extractor), head.eval()
         self.low, self.high = low, high
+        self.spaces = Spaces(tuple(low.tolist()), tuple(high.tolist()), len(head.mean) - extractor.dim)
+        self._memory: Any = None
 
     def fit_to(self, env: gym.Env[Any, Any]) -> "CloneController":
-        """This controller, checked against an environment; raises VidsslError when spaces differ."""
-        box = control_box(env)
-        if not (np.array_equal(box.low, self.low) and np.array_equal(box.high, self.high)):
-            raise VidsslError(f"the policy was cloned for actions {self.low}..{self.high}, the environment takes {box}")
-        size = self.extractor.dim + proprioception(env.observation_space.sample()).shape[-1]
-        if size != len(self.head.mean):
-            raise VidsslError(
-                f"the policy was cloned on {len(self.head.mean)} inputs, encoder and environment give {size}; "
-                "clone it again on demonstrations of this environment"
-            )
-        return self
+        """This policy with a stream of its own; raises VidsslError when the environment has other spaces."""
+        self.spaces.check(env, "the cloned policy")
+        return CloneController(self.extractor, self.head, self.low, self.high)
 
     def reset(self, batch: int | None = None) -> None:
         """A new episode, or B new ones."""
         self.extractor.reset(batch)
+        self._memory = None
 
     @torch.inference_mode()
     def __call__(self, observation: Any) -> np.ndarray:
         features = self.extractor.step(camera_image(observation)).cpu()
         inputs = torch.cat([features, torch.from_numpy(proprioception(observation))], dim=-1)
-        action = self.head(inputs).clamp(-1, 1).numpy()
-        return self.low + (action + 1) / 2 * (self.high - self.low)
+        action, self._memory = self.head.step(inputs, self._memory)
+        return self.low + (action.clamp(-1, 1).numpy() + 1) / 2 * (self.high - self.low)
+
+    def save(self, folder: Path) -> None:
+        """Write the policy to a folder; see `controller_files`. Raises VidsslError for an encoder without `config`."""
+        from .controller_files import save_extractor, write_controller
+
+        save_extractor(folder / "encoder", self.extractor)
+        write_tensors(folder / "head.safetensors", self.head.state_dict())
+        write_controller(folder, "clone", {"head": self.head.config, "spaces": self.spaces.as_json()})
+
+    @classmethod
+    def load(cls, folder: Path) -> "CloneController":
+        """The policy in a folder; raises VidsslError when it is missing, damaged or of another kind."""
+        from .controller_files import read_controller, read_weights
+
+        content = read_controller(folder, "clone")
+        try:
+            head, spaces = build_head(content["head"]), Spaces.from_json(content["spaces"])
+            head.load_state_dict(read_weights(folder / "head.safetensors"))
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise VidsslError(f"{folder} is damaged ({error!r}); make the controller again") from error
+        low, high = (np.array(side, np.float32) for side in (spaces.low, spaces.high))
+        return cls(load_encoder(folder / "encoder"), head, low, high)

@@ -4,115 +4,32 @@ Episode i has the same layout for every controller. An episode is a function of 
 act on one observation at a time on one thread, so several processes give the same results as one.
 """
 
-import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
-from multiprocessing import get_context
-from typing import Any
-
-import gymnasium as gym
-import numpy as np
+from typing import Protocol
 
 from vidssl.errors import VidsslError
-from vidssl.evaluate.intervals import group_bootstrap, paired_difference, wilson
 
-from .controllers import Controller
-from .pixels import episode_seed, make_env
-from .threads import one_thread
+from .outcomes import compare, summary
+from .pixels import episode_seed
+from .rollout import EpisodeResult, MakeController, Place, Runner, Wrap, run_episode
+from .worker_processes import Workers
 
-MakeController = Callable[[gym.Env[Any, Any]], Controller]
-CHUNK = 5  # episodes a process takes at a time
-
-
-@dataclass(frozen=True)
-class EpisodeResult:
-    """One episode. `failure` is None on success, else the environment's word for it, `"bad-action"` (a controller's
-    action that is not finite or of another shape) or `"error"` (the environment raised); `reason` explains the last
-    two. `actions` float32 [T,A] replay it."""
-
-    seed: int
-    success: bool
-    failure: str | None
-    reason: str | None
-    episode_return: float
-    length: int
-    actions: np.ndarray
+__all__ = ["EpisodeResult", "Evaluator", "MakeController", "compare", "evaluate_policy", "run_episode", "summary"]
+FIRST = 5  # episodes whose controller must not raise in all of them
+DEADLINE = 60.0  # seconds a tick may take
 
 
-def run_episode(env: gym.Env[Any, Any], controller: Controller, seed: int) -> EpisodeResult:
-    """One episode from `reset(seed=seed)` to its end; an environment that raises makes it a failed one."""
-    actions: list[np.ndarray] = []
-    rewards: list[float] = []
+class Store(Protocol):
+    """Keeps finished episodes, so that an interrupted evaluation goes on where it was."""
 
-    def result(success: bool, failure: str | None, reason: str | None = None) -> EpisodeResult:
-        taken = np.stack(actions) if actions else np.zeros((0, *env.action_space.shape), np.float32)  # type: ignore[misc]
-        return EpisodeResult(seed, success, failure, reason, math.fsum(rewards), len(rewards), taken)
+    def known(self) -> dict[int, EpisodeResult]:
+        """The episodes kept earlier, by index."""
 
-    env.action_space.seed(seed)
-    try:
-        observation, info = env.reset(seed=seed)
-    except Exception as error:
-        return result(False, "error", f"reset: {type(error).__name__}: {error}")
-    controller.reset()
-    while True:
-        action = np.asarray(controller(observation), np.float32)
-        if action.shape != env.action_space.shape or not np.isfinite(action).all():
-            return result(False, "bad-action", f"step {len(actions)}: action {action.tolist()}")
-        actions.append(action)
-        try:
-            observation, reward, terminated, truncated, info = env.step(action)
-        except Exception as error:
-            return result(False, "error", f"step {len(actions) - 1}: {type(error).__name__}: {error}")
-        rewards.append(float(reward))
-        if terminated or truncated:
-            success = bool(info.get("success", False))
-            return result(success, None if success else info.get("failure") or "not-reached")
+    def add(self, index: int, episode: EpisodeResult) -> None:
+        """Keep one more."""
 
-
-class _Runner:
-    """Runs episodes in one process on one environment, made when first needed and again after one that raised."""
-
-    def __init__(self, env_id: str, split: str, size: int | None) -> None:
-        self._make: Callable[[], gym.Env[Any, Any]] = partial(make_env, env_id, split, size)
-        self._env: gym.Env[Any, Any] | None = None
-
-    def run(self, make_controller: MakeController, seeds: Sequence[int]) -> list[EpisodeResult]:
-        results: list[EpisodeResult] = []
-        controller: Controller | None = None
-        with one_thread():
-            for seed in seeds:
-                if self._env is None:
-                    self._env, controller = self._make(), None
-                if controller is None:
-                    controller = make_controller(self._env)
-                results.append(run_episode(self._env, controller, seed))
-                if results[-1].failure == "error":
-                    self.close()
-        return results
-
-    def close(self) -> None:
-        """Close the environment; one that has raised may raise again, and is dropped all the same."""
-        if self._env is not None:
-            with suppress(Exception):
-                self._env.close()
-            self._env = None
-
-
-_runner: _Runner  # of a worker process
-
-
-def _start_worker(env_id: str, split: str, size: int | None) -> None:
-    global _runner
-    _runner = _Runner(env_id, split, size)
-
-
-def _run_in_worker(make_controller: MakeController, seeds: Sequence[int]) -> list[EpisodeResult]:
-    return _runner.run(make_controller, seeds)
+    def flush(self) -> None:
+        """Write what is not yet written."""
 
 
 class Evaluator:
@@ -120,25 +37,37 @@ class Evaluator:
 
     Args:
         env_id, split, size: see `pixels.make_env`.
-        workers: 0 for this process. Processes are spawned, so `make_controller` must be picklable: a class, a function
-            of a module, a bound method of a picklable object.
+        workers: 0 for this process, in which an environment that hangs or crashes cannot be helped. Processes are
+            spawned, so `make_controller` and `wrap` must be picklable: a class, a function of a module, a
+            `functools.partial` of one, a bound method of a picklable object.
+        wrap: env -> env, e.g. `functools.partial(ActionDelay, steps=3)`; around the environment of every episode.
+        deadline: seconds that a reset, a step or a choice of action may take; then the process is killed and the
+            episode has failed by `"hang"` (needs workers).
     """
 
-    def __init__(self, env_id: str, split: str = "test", size: int | None = None, workers: int = 0) -> None:
-        self._split = split
-        self._here = _Runner(env_id, split, size)
-        self._pool = None
-        if workers:
-            where = (env_id, split, size)
-            self._pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, where)
+    def __init__(
+        self,
+        env_id: str,
+        split: str = "test",
+        size: int | None = None,
+        workers: int = 0,
+        *,
+        wrap: Wrap | None = None,
+        deadline: float = DEADLINE,
+    ) -> None:
+        if not deadline > 0:
+            raise VidsslError(f"deadline: got {deadline} s; above 0")
+        self.place = Place(env_id, split, size, wrap)
+        self._here = Runner(self.place)
+        self._workers = Workers(workers, self.place, deadline) if workers else None
 
     def __enter__(self) -> "Evaluator":
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._here.close()
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        if self._workers is not None:
+            self._workers.close()
 
     def run(
         self,
@@ -146,32 +75,47 @@ class Evaluator:
         episodes: int,
         seed: int = 0,
         done: Callable[[int], None] = lambda count: None,
+        store: Store | None = None,
     ) -> list[EpisodeResult]:
         """Episodes 0..episodes-1 of `seed`, in order; `done(count)` is told of every `count` more finished.
 
-        Raises VidsslError when a process dies.
+        Raises VidsslError when the environment or the controller cannot be made, and when the controller raises in
+        each of the first five episodes.
         """
-        seeds = [episode_seed(seed, index, self._split) for index in range(episodes)]
-        chunks = [seeds[start : start + CHUNK] for start in range(0, episodes, CHUNK)]
-        results: list[list[EpisodeResult]] = [[] for _ in chunks]
-        for index, part in self._parts(make_controller, chunks):
-            results[index] = part
-            done(len(part))
-        return [result for part in results for result in part]
-
-    def _parts(
-        self, make_controller: MakeController, chunks: list[list[int]]
-    ) -> Iterator[tuple[int, list[EpisodeResult]]]:
-        if self._pool is None:
-            for index, seeds in enumerate(chunks):
-                yield index, self._here.run(make_controller, seeds)
-            return
-        futures = {self._pool.submit(_run_in_worker, make_controller, seeds): i for i, seeds in enumerate(chunks)}
+        seeds = [episode_seed(seed, index, self.place.split) for index in range(episodes)]
+        known = store.known() if store is not None else {}
+        results = {index: known[index] for index in range(episodes) if index in known}
+        done(len(results))
+        left = [index for index in range(episodes) if index not in results]
         try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool as error:
-            raise VidsslError(f"an evaluation process died ({error}); run with --workers 0 to see why") from error
+            for number, result in self._episodes(make_controller, [seeds[index] for index in left]):
+                index = left[number]
+                results[index] = result
+                _check_first(results, min(FIRST, episodes))
+                if store is not None:
+                    store.add(index, result)
+                done(1)
+        finally:
+            if store is not None:
+                store.flush()
+        return [results[index] for index in range(episodes)]
+
+    def _episodes(self, make_controller: MakeController, seeds: Sequence[int]) -> Iterator[tuple[int, EpisodeResult]]:
+        if self._workers is not None:
+            yield from self._workers.run(make_controller, seeds)
+        else:
+            for number, seed in enumerate(seeds):
+                yield number, self._here.run(make_controller, seed)
+
+
+def _check_first(results: dict[int, EpisodeResult], first: int) -> None:
+    """A controller that fails now and then is a result; one that fails from the start has a bug."""
+    begin = [results.get(index) for index in range(first)]
+    if all(result is not None and result.failure == "controller-error" for result in begin):
+        assert begin[0] is not None
+        raise VidsslError(
+            f"the controller raised in each of the first {first} episodes: {begin[0].reason}; mend it and start again"
+        )
 
 
 def evaluate_policy(
@@ -182,6 +126,9 @@ def evaluate_policy(
     split: str = "test",
     size: int | None = None,
     workers: int = 0,
+    *,
+    wrap: Wrap | None = None,
+    deadline: float = DEADLINE,
 ) -> list[EpisodeResult]:
     """Run a controller through `episodes` layouts; the same seed gives every controller the same ones.
 
@@ -190,58 +137,10 @@ def evaluate_policy(
 
     Args:
         make_controller: env -> controller with `reset()` and `controller(observation) -> action`.
-        env_id, split, size: see `pixels.make_env`.
-        workers: processes, 0 for this one.
+        env_id, split, size, workers, wrap, deadline: see `Evaluator`.
 
-    Raises VidsslError for unknown environments, ones without images, spaces that do not fit the controller.
+    Raises VidsslError for unknown environments, ones without images, spaces that do not fit the controller, a
+    controller that raises in each of the first episodes.
     """
-    with Evaluator(env_id, split, size, workers) as evaluator:
+    with Evaluator(env_id, split, size, workers, wrap=wrap, deadline=deadline) as evaluator:
         return evaluator.run(make_controller, episodes, seed)
-
-
-def summary(results: Sequence[EpisodeResult]) -> dict[str, Any]:
-    """Successes with a 95 % interval, mean return and length, failures by kind.
-
-    The interval is Wilson's; where layouts occur more than once (several cloning seeds) the trials are not independent,
-    and whole layouts are resampled instead (cluster bootstrap).
-    """
-    success = np.array([result.success for result in results], float)
-    seeds = [result.seed for result in results]
-    if _independent(seeds):
-        kind, (low, high) = "wilson", wilson(int(success.sum()), len(success))
-    else:
-        boot = group_bootstrap(success, seeds)
-        kind, low, high = "bootstrap over layouts", boot.low, boot.high
-    return {
-        "episodes": len(results),
-        "successes": int(success.sum()),
-        "success_rate": float(success.mean()),
-        "interval_95": [low, high],
-        "interval": kind,
-        "mean_return": float(np.mean([result.episode_return for result in results])),
-        "mean_length": float(np.mean([result.length for result in results])),
-        "failures": dict(sorted(Counter(result.failure for result in results if result.failure).items())),
-    }
-
-
-def compare(a: Sequence[EpisodeResult], b: Sequence[EpisodeResult]) -> dict[str, float]:
-    """Success rate of `a` minus that of `b`, with a paired 95 % interval over layouts.
-
-    With one trial a layout the interval is Newcombe's for pairs; with several, layouts are resampled as in `summary`.
-
-    Raises VidsslError when the two did not run the same layouts.
-    """
-    seeds = [result.seed for result in a]
-    if seeds != [result.seed for result in b]:
-        raise VidsslError("the two controllers ran different layouts, so their episodes cannot be paired")
-    x, y = (np.array([result.success for result in results], float) for results in (a, b))
-    if _independent(seeds):
-        difference, low, high = paired_difference(x, y)
-    else:
-        boot = group_bootstrap(x - y, seeds)
-        difference, low, high = boot.mean, boot.low, boot.high
-    return {"difference": difference, "low_95": low, "high_95": high}
-
-
-def _independent(seeds: Sequence[int]) -> bool:
-    return len(set(seeds)) == len(seeds)

@@ -177,7 +177,7 @@ def _evaluate_arms(
 
     from vidssl.robot.arms import CLONED, Budget, cloned_arm, scripted_arm
     from vidssl.robot.cloning import CloningConfig, load_demonstrations
-    from vidssl.robot.evaluate import Evaluator
+    from vidssl.robot.evaluate import Evaluator, MakeController
 
     demos = load_demonstrations(recording, config.demo_episodes)
     budget = Budget(config.head_steps, None if config.pixel_minutes else config.pixel_steps, config.pixel_minutes)
@@ -193,7 +193,8 @@ def _evaluate_arms(
             for seed in rounds:
                 if arm in CLONED:
                     progress.update(task, description=f"{arm}: cloning")
-                    make, fit = cloned_arm(arm, architecture, learned, demos, CloningConfig(seed=seed), budget)
+                    clone, fit = cloned_arm(arm, architecture, learned, demos, CloningConfig(seed=seed), budget)
+                    make: MakeController = clone.fit_to
                     timings[arm].setdefault("cloning_seconds", []).append(fit.pop("seconds"))
                     cloning.setdefault(arm, []).append({"seed": seed, **fit})
                 else:

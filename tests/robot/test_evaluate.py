@@ -107,8 +107,10 @@ def test_a_controller_that_raises_is_not_hidden() -> None:
         def __call__(self, observation: Any) -> np.ndarray:
             raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
-        evaluate_policy(lambda env: Broken(), TINY, 1)
+    with pytest.raises(
+        VidsslError, match=r"raised in each of the first 5.*step 0: ZeroDivisionError.*test_evaluate.py:"
+    ):
+        evaluate_policy(lambda env: Broken(), TINY, 8)
 
 
 def result(seed: int, success: bool, failure: str = "border") -> EpisodeResult:
