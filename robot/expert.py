@@ -7,8 +7,9 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from vidssl.errors import unknown_name
+from vidssl.errors import VidsslError, unknown_name
 
+from .benchmark_experts import FetchReachExpert, MetaWorldExpert
 from .rover import RoverEnv
 from .terrain import PLAN_CELL, ROVER_RADIUS, Floats, plan_cell, plan_centres
 
@@ -80,15 +81,36 @@ class RoverExpert:
         return (distance >= gap).all(axis=1)
 
 
-EXPERTS: dict[str, Callable[[gymnasium.Env[Any, Any]], Expert]] = {"vidssl/Rover-v0": RoverExpert}
+def _reorient(env: gymnasium.Env[Any, Any]) -> Expert:
+    from .reorient_control import ReorientExpert  # its meshes are slow to import
+
+    return ReorientExpert(env)
+
+
+EXPERTS: dict[str, Callable[[gymnasium.Env[Any, Any]], Expert]] = {
+    "vidssl/Reorient-v0": _reorient,
+    "vidssl/Rover-v0": RoverExpert,
+}
+FAMILIES: dict[str, Callable[[gymnasium.Env[Any, Any]], Expert]] = {  # by the beginning of the id
+    "FetchReach": FetchReachExpert,
+    "Meta-World/": MetaWorldExpert,
+}
 
 
 def expert_for(env: gymnasium.Env[Any, Any]) -> Expert:
-    """The expert of an environment made by `gymnasium.make`: call it with (observation, info) for an action.
+    """The expert of an environment made by `gymnasium.make`, or by `make_env` where it is of another package: call it
+    with (observation, info) for an action.
 
     Raises VidsslError for an environment that has none.
     """
     name = env.spec.id if env.spec else type(env.unwrapped).__name__
-    if name not in EXPERTS:
-        raise unknown_name("expert", name, EXPERTS)
-    return EXPERTS[name](env)
+    if name in EXPERTS:
+        return EXPERTS[name](env)
+    for prefix, make in FAMILIES.items():
+        if name.startswith(prefix):
+            return make(env)
+    if name.startswith("gym_pusht/"):
+        raise VidsslError(
+            f"{name} has no scripted expert; clone demonstrations by people, and leave out the arm `expert`"
+        )
+    raise unknown_name("expert", name, [*EXPERTS, *(f"{prefix}*" for prefix in FAMILIES)])

@@ -1,7 +1,7 @@
 """Environments seen through a camera: making them by id, finding the image and the proprioception in an observation.
 
 A pixel environment observes a uint8 image [H,W,3], bare or as the entry `image` of a Dict; an entry `proprio`
-(float [P]) is used when there is one.
+(float [P]) is used when there is one. Environments of other packages are made into such by `third_party`.
 """
 
 import importlib
@@ -14,7 +14,9 @@ import numpy as np
 from vidssl.errors import VidsslError, unknown_name
 from vidssl.rendering import load_triton_first
 
+from .depth_pictures import DepthPictures, has_depth
 from .registration import register
+from .third_party import OTHER, SIZE, PixelAdapter, ResizedImage, benchmark_of, import_benchmark, shows_scene
 
 IMAGE = "image"
 PROPRIO = "proprio"
@@ -70,35 +72,59 @@ def make_env(
     """Make a pixel environment by its gymnasium id.
 
     Args:
-        env_id: e.g. `"vidssl/Rover-v0"`; `"module:Name-v0"` imports the module first.
+        env_id: e.g. `"vidssl/Rover-v0"`, `"gym_pusht/PushT-v0"`, `"Meta-World/reach-v3"`, `"FetchReach-v4"`, or any
+            other that observes an image, is a MuJoCo scene or renders pictures; `"module:Name-v0"` imports the module
+            first.
         split: `"train"` or `"test"`, passed on when the environment has a parameter `split`. One without it still gets
             disjoint layouts from `episode_seed`.
-        size: side of the square camera image in pixels; None leaves the environment's own.
+        size: side of the square camera image in pixels; None for the environment's own, or 96 where it has none.
         render_mode: `"rgb_array"` for third-person pictures.
 
-    Raises VidsslError for an unknown id, an environment whose packages are not installed, one without an image or with
-    other actions than a bounded Box [A], and for `size` when the environment has no such parameter.
+    Raises VidsslError for an unknown id, an environment whose packages are not installed, one that shows no image or
+    takes other actions than a bounded Box [A], a size below 16, and a missing GL library.
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
+    if size is not None and size < 16:
+        raise VidsslError(f"size: got {size}; the side of the camera image is at least 16 pixels")
     load_triton_first()  # environments of others bring renderers of their own
+    import_benchmark(env_id)
+    benchmark = benchmark_of(env_id)
     parameters = _parameters(env_id)
     options: dict[str, Any] = {"split": split} if "split" in parameters else {}
-    if size is not None:
-        if "size" not in parameters:
-            raise VidsslError(f"{env_id} has no parameter `size`; leave --size out to take the environment's own")
+    if size is not None and "size" in parameters:
         options["size"] = size
+    options |= benchmark.options(size or SIZE)
+    env = _make(env_id, render_mode if benchmark is OTHER else "rgb_array", options)
     try:
-        env = gym.make(env_id, render_mode=render_mode, disable_env_checker=True, **options)
-    except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
-        raise _not_installed(env_id, error) from error
-    try:
-        find_image(env.observation_space)
         control_box(env)
+        if _lacks_image(env) and not shows_scene(env) and "rgb_array" in env.metadata.get("render_modes", ()):
+            env.close()
+            env = _make(env_id, "rgb_array", options)
+        if has_depth(env.observation_space):
+            return DepthPictures(env)
+        if _lacks_image(env):
+            return PixelAdapter(env, benchmark, size or SIZE, render_mode)
+        height, width = find_image(env.observation_space).shape[:2]
+        return env if size in (None, height, width) else ResizedImage(env, size)
     except VidsslError:
         env.close()
         raise
-    return env
+
+
+def _lacks_image(env: gym.Env[Any, Any]) -> bool:
+    try:
+        find_image(env.observation_space)
+    except VidsslError:
+        return True
+    return False
+
+
+def _make(env_id: str, render_mode: str | None, options: dict[str, Any]) -> gym.Env[Any, Any]:
+    try:
+        return gym.make(env_id, render_mode=render_mode, disable_env_checker=True, **options)
+    except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
+        raise _not_installed(env_id, error) from error
 
 
 def _parameters(env_id: str) -> set[str]:
@@ -111,7 +137,7 @@ def _parameters(env_id: str) -> set[str]:
             importlib.import_module(module)
         spec = gym.spec(name)
     except (gym.error.Error, ModuleNotFoundError) as error:
-        message = f"{unknown_name('environment', env_id, ours)}; any other gymnasium id with camera images works too"
+        message = f"{unknown_name('environment', env_id, ours)}; any other gymnasium id that shows images works too"
         raise VidsslError(f"{message} ({error})") from None
     try:
         create = gym.envs.registration.load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else None

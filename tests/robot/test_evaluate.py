@@ -12,7 +12,7 @@ import tiny_env
 from vidssl.errors import VidsslError
 from vidssl.robot.controllers import ExpertController, RandomController
 from vidssl.robot.evaluate import EpisodeResult, compare, evaluate_policy, run_episode, summary
-from vidssl.robot.pixels import episode_seed, make_env
+from vidssl.robot.pixels import camera_image, episode_seed, find_image, make_env
 
 TINY = "tiny_env:Tiny-v0"
 
@@ -171,9 +171,13 @@ def test_discrete_actions_are_an_error() -> None:
 
 def test_options_an_environment_does_not_have() -> None:
     gym.register("TinyFixed-v0", lambda render_mode=None: tiny_env.TinyEnv(render_mode=render_mode))
-    make_env("TinyFixed-v0", "test")
-    with pytest.raises(VidsslError, match="no parameter `size`"):
-        make_env("TinyFixed-v0", "test", size=48)
+    assert find_image(make_env("TinyFixed-v0", "test").observation_space).shape == (32, 32, 3)
+    resized = make_env("TinyFixed-v0", "test", size=48)
+    image = camera_image(resized.reset(seed=0)[0])
+    assert resized.observation_space["image"].contains(image)  # type: ignore[index]
+    assert image.shape == (48, 48, 3)
+    with pytest.raises(VidsslError, match="at least 16"):
+        make_env("TinyFixed-v0", "test", size=8)
     with pytest.raises(VidsslError, match=r"unknown split 'val'.*test, train"):
         make_env(TINY, "val")
 

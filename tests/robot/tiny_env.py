@@ -70,10 +70,14 @@ class TinyExpert:
         return np.clip((self.env.target - self.env.dot) / 0.3, -1, 1).astype(np.float32)
 
 
+class Unseen(TinyEnv):
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+
+
 def blind(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     return gym.wrappers.FilterObservation(env, ["proprio"])
 
 
 gym.register("Tiny-v0", "tiny_env:TinyEnv")
 gym.register("TinyLacking-v0", "no_such_package_of_anybody:Env")
-gym.register("TinyBlind-v0", lambda **options: blind(TinyEnv(**options)))
+gym.register("TinyBlind-v0", lambda **options: blind(Unseen(**options)))

@@ -1,0 +1,276 @@
+"""Environments of other packages, seen through one camera: `Dict(image uint8 [S,S,3], proprio float32 [P])`.
+
+    gymnasium id --Benchmark--> options, camera, senses, when an episode ends
+    the environment's observation, whatever it is --PixelAdapter--> image and proprio, success, failure, score
+
+What a benchmark calls a success is kept:
+
+    Push-T      coverage of the goal above 0.95 ends the episode; 300 steps; `info["score"]` is the coverage
+    Meta-World  the first success ends the episode, as in `metaworld.evaluation`; 500 steps
+    Fetch       always 50 steps, and the goal has to be reached at the last one (Andrychowicz et al. 2017, HER)
+    others      what `info["success"]` or `info["is_success"]` says at the end; never, where neither is there
+
+S side of the image in pixels, P size of the proprioception.
+"""
+
+import importlib
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from vidssl.errors import VidsslError
+
+from . import meta_world
+from .mujoco_camera import MujocoCamera, View, is_mujoco
+
+SIZE = 96  # side of the image when none is asked for
+PICTURE = 480  # side of `render()`'s picture of a MuJoCo scene
+EXTRA = "pip install 'vidssl[robots]'"
+
+Image = NDArray[np.uint8]
+Senses = Callable[[Any], NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is known of a package's environments.
+
+    Attributes:
+        module: imported to register them; None when that is not needed.
+        options: size S -> arguments of the constructor, without `render_mode`.
+        view: the camera, for MuJoCo; None for the environment's own.
+        place_goal: puts the goal's marker into the drawn scene without touching the physics.
+        senses: observation -> what the robot's own sensors know [P]; never where objects or goals are.
+        ends_on_success: the first success ends the episode.
+        score: entry of `info` that is the graded success, 0 to 1.
+    """
+
+    module: str | None = None
+    options: Callable[[int], Mapping[str, Any]] = field(default=lambda size: {})
+    view: View | None = None
+    place_goal: Callable[[Any], None] | None = None
+    senses: Senses | None = None
+    ends_on_success: bool = False
+    score: str | None = None
+
+
+def _fetch_senses(observation: Any) -> NDArray[Any]:
+    """Gripper's position and velocity [3], fingers' positions and velocities [2], of 10 numbers or of 25 with an
+    object's among them."""
+    row = observation["observation"]
+    return row if len(row) == 10 else np.concatenate([row[0:3], row[9:11], row[20:25]])
+
+
+def _fetch_goal(bare: Any) -> None:
+    bare.data.site("target0").xpos[:] = bare.goal
+
+
+def _fetch(view: View) -> Benchmark:
+    return Benchmark("gymnasium_robotics", view=view, place_goal=_fetch_goal, senses=_fetch_senses)
+
+
+# By the beginning of the id; the first that fits.
+BENCHMARKS: dict[str, Benchmark] = {
+    "gym_pusht/": Benchmark(
+        "gym_pusht",
+        options=lambda size: {
+            "obs_type": "pixels_agent_pos",
+            "observation_width": size,
+            "observation_height": size,
+        },
+        senses=lambda observation: observation["agent_pos"],
+        score="coverage",
+    ),
+    # The view of Seo et al. 2022 (Masked World Models), which others have taken over.
+    meta_world.PREFIX: Benchmark(
+        "metaworld",
+        view=View("corner2", position=(0.75, 0.075, 0.7), upside_down=True),
+        place_goal=meta_world.place_goal,
+        senses=lambda observation: observation[:4],  # hand's position, gripper's opening
+        ends_on_success=True,
+    ),
+    # The environment's own view is of the whole robot, with a goal of one pixel: these are of the workspace.
+    "FetchSlide": _fetch(View(lookat=(1.5, 0.75, 0.4), distance=1.6, azimuth=120.0, elevation=-35.0)),
+    "Fetch": _fetch(View(lookat=(1.34, 0.75, 0.52), distance=1.2, azimuth=120.0, elevation=-30.0)),
+    "Adroit": Benchmark("gymnasium_robotics"),
+    "Franka": Benchmark("gymnasium_robotics"),
+    "HandManipulate": Benchmark("gymnasium_robotics"),
+    "HandReach": Benchmark("gymnasium_robotics"),
+}
+OTHER = Benchmark()
+
+
+def benchmark_of(env_id: str) -> Benchmark:
+    """What is known of an environment by its id, a module in front of it left out."""
+    name = env_id.rpartition(":")[2]
+    return next((known for prefix, known in BENCHMARKS.items() if name.startswith(prefix)), OTHER)
+
+
+def import_benchmark(env_id: str) -> None:
+    """Import the package that registers an id, if it is a known one.
+
+    Raises VidsslError naming the extra when the package is missing.
+    """
+    module = benchmark_of(env_id).module
+    if module is None:
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module(module)
+    except ImportError as error:
+        raise VidsslError(f"{env_id} needs a package that is not installed ({error}); {EXTRA}") from error
+    name = env_id.rpartition(":")[2]
+    if name.startswith(meta_world.PREFIX):
+        meta_world.register_task(name)
+
+
+class PixelAdapter(gym.Wrapper[Any, Any, Any, Any]):
+    """Any environment as `Dict(image, proprio)`; no entry `proprio` where nothing is known of the robot's sensors.
+
+    Args:
+        env: what is observed is an image under `pixels`, or MuJoCo's scene is drawn, or `render()` is resized.
+        benchmark: what is known of it.
+        size: side of the square image, pixels.
+
+    Attributes:
+        raw_observation: the environment's own last observation, for experts.
+
+    Raises VidsslError when the environment can show nothing.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], benchmark: Benchmark, size: int, render_mode: str | None) -> None:
+        super().__init__(env)
+        self._benchmark, self._size, self._mode = benchmark, size, render_mode
+        self._camera: MujocoCamera | None = None
+        self.raw_observation: Any = None
+        if is_mujoco(env.unwrapped) and not _has_pixels(env.observation_space):
+            self._camera = MujocoCamera(env.unwrapped, benchmark.view, max(size, PICTURE if render_mode else 0))
+        elif not _has_pixels(env.observation_space):
+            _check_renders(env)
+        self.observation_space = self._space(env.observation_space)
+
+    @property
+    def render_mode(self) -> str | None:  # type: ignore[override]
+        """As asked for: the environment may have been made with another one, to be seen at all."""
+        return self._mode
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode; what is drawn and what happens follows from the seed."""
+        self.raw_observation, info = self.env.reset(seed=seed, options=options)
+        return self._observe(), {**info, "success": False, "failure": None}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """One step; `info` gets `success`, `failure` ("time-out" or None) and, where there is one, `score`."""
+        self.raw_observation, reward, terminated, truncated, info = self.env.step(action)
+        success = bool(info.get("success", info.get("is_success", False)))
+        terminated = bool(terminated) or (success and self._benchmark.ends_on_success)
+        late = bool(truncated) and not terminated and not success
+        info = {**info, "success": success, "failure": "time-out" if late else None}
+        if self._benchmark.score is not None:
+            info["score"] = float(np.clip(info[self._benchmark.score], 0, 1))
+        return self._observe(), float(reward), terminated, bool(truncated), info
+
+    def render(self) -> Any:
+        """The picture for videos, uint8 [h,w,3]; None without a render mode."""
+        if self._mode is None:
+            return None
+        return self.env.render() if self._camera is None else self._take(self._camera, PICTURE)
+
+    def close(self) -> None:
+        """Close camera and environment."""
+        if self._camera is not None:
+            self._camera.close()
+        super().close()
+
+    def _space(self, observed: gym.Space[Any]) -> gym.spaces.Dict:
+        spaces: dict[str, gym.Space[Any]] = {"image": gym.spaces.Box(0, 255, (self._size, self._size, 3), np.uint8)}
+        if self._benchmark.senses is not None:
+            low, high = (self._benchmark.senses(_bound(observed, side)) for side in ("low", "high"))
+            spaces["proprio"] = gym.spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
+        return gym.spaces.Dict(spaces)
+
+    def _observe(self) -> dict[str, NDArray[Any]]:
+        observation = {"image": self._image()}
+        if self._benchmark.senses is None:
+            return observation
+        return observation | {"proprio": np.array(self._benchmark.senses(self.raw_observation), np.float32)}
+
+    def _image(self) -> Image:
+        if _has_pixels(self.env.observation_space):
+            return resized(self.raw_observation["pixels"], self._size)
+        if self._camera is not None:
+            return self._take(self._camera, self._size)
+        return resized(np.asarray(self.env.render()), self._size)
+
+    def _take(self, camera: MujocoCamera, size: int) -> Image:
+        bare: Any = self.env.unwrapped
+        if self._benchmark.place_goal is not None:
+            self._benchmark.place_goal(bare)
+        return camera(size)
+
+
+class ResizedImage(gym.ObservationWrapper[Any, Any, Any]):
+    """An environment that observes `image` (bare or in a Dict), with that image at another size."""
+
+    def __init__(self, env: gym.Env[Any, Any], size: int) -> None:
+        super().__init__(env)
+        self._size = size
+        box = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
+        space = env.observation_space
+        self.observation_space = (
+            gym.spaces.Dict({**space.spaces, "image": box}) if isinstance(space, gym.spaces.Dict) else box
+        )
+
+    def observation(self, observation: Any) -> Any:
+        """The observation with its image resized."""
+        if isinstance(observation, dict):
+            return {**observation, "image": resized(observation["image"], self._size)}
+        return resized(observation, self._size)
+
+
+def resized(image: Image, size: int) -> Image:
+    """uint8 [h,w,3] -> uint8 [size,size,3], averaging over areas; an oblong picture is squeezed, nothing is cut off."""
+    if image.shape[:2] == (size, size):
+        return image
+    return np.asarray(cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def shows_scene(env: gym.Env[Any, Any]) -> bool:
+    """Whether an environment can be seen without its own `render()`."""
+    return _has_pixels(env.observation_space) or is_mujoco(env.unwrapped)
+
+
+def _check_renders(env: gym.Env[Any, Any]) -> None:
+    """Render once; raises VidsslError when that gives no picture."""
+    name = env.spec.id if env.spec else type(env.unwrapped).__name__
+    if env.render_mode != "rgb_array":
+        modes = env.metadata.get("render_modes") or "none"
+        raise VidsslError(
+            f"{name}: the observations hold no camera image, and it cannot render any either (render modes: {modes}; "
+            "needed: 'rgb_array'). Wrap the environment so that it observes pixels"
+        )
+    try:
+        env.reset(seed=0)
+        picture: Any = env.render()
+    except gym.error.DependencyNotInstalled as error:
+        raise VidsslError(f"{name} needs a package that is not installed to render its pictures: {error}") from error
+    if getattr(picture, "dtype", None) != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise VidsslError(f"{name}: render() gave {type(picture).__name__}, needed: a uint8 picture [h,w,3]")
+
+
+def _has_pixels(space: gym.Space[Any]) -> bool:
+    return isinstance(space, gym.spaces.Dict) and isinstance(space.spaces.get("pixels"), gym.spaces.Box)
+
+
+def _bound(space: gym.Space[Any], side: str) -> Any:
+    """Lowest or highest observation of a space, in the observation's own structure."""
+    if isinstance(space, gym.spaces.Dict):
+        return {key: _bound(part, side) for key, part in space.items()}
+    return getattr(space, side)
