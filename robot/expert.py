@@ -12,6 +12,7 @@ from vidssl.errors import VidsslError, unknown_name
 from .benchmark_experts import FetchReachExpert, MetaWorldExpert
 from .rover import RoverEnv
 from .terrain import PLAN_CELL, ROVER_RADIUS, Floats, plan_cell, plan_centres
+from .two_rooms import TwoRoomsExpert
 
 Expert = Callable[[Any, dict[str, Any]], NDArray[np.float32]]
 
@@ -90,6 +91,7 @@ def _reorient(env: gymnasium.Env[Any, Any]) -> Expert:
 EXPERTS: dict[str, Callable[[gymnasium.Env[Any, Any]], Expert]] = {
     "vidssl/Reorient-v0": _reorient,
     "vidssl/Rover-v0": RoverExpert,
+    "vidssl/TwoRooms-v0": TwoRoomsExpert,
 }
 FAMILIES: dict[str, Callable[[gymnasium.Env[Any, Any]], Expert]] = {  # by the beginning of the id
     "FetchReach": FetchReachExpert,

@@ -5,6 +5,7 @@ import gymnasium
 ENVIRONMENTS = {
     "vidssl/Reorient-v0": "vidssl.robot.reorient:ReorientEnv",
     "vidssl/Rover-v0": "vidssl.robot.rover:RoverEnv",
+    "vidssl/TwoRooms-v0": "vidssl.robot.two_rooms:TwoRoomsEnv",
 }
 
 
