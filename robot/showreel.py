@@ -3,16 +3,18 @@
 Episodes are replayed from their seed and actions, so that evaluation itself renders nothing twice.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 from vidssl.datasets.mp4 import write_video
 
-from .evaluate import EpisodeResult
-from .pixels import camera_image, make_env
+from .pixels import camera_image
+from .rollout import EpisodeResult, Place
 from .video import caption, film_strip, fit_height, write_png
 
 HEIGHT = 240  # of the pictures in a video, pixels
@@ -29,20 +31,31 @@ class Moment:
     camera: np.ndarray
 
 
-def replay(env_id: str, split: str, size: int | None, episode: EpisodeResult) -> list[Moment]:
-    """All moments of an episode, the first observation and the last included; none of one whose reset raised."""
-    env = make_env(env_id, split, size, render_mode="rgb_array")
+def replay(place: Place, episode: EpisodeResult) -> list[Moment]:
+    """All moments of an episode, the first observation and the last included; none of one that never began.
+
+    The step in which an episode broke off (an environment that raised or hung) is not repeated.
+    """
+    if episode.length == 0:
+        return []
+    env = place.make(render_mode="rgb_array")
     try:
-        if episode.failure == "error" and episode.length == 0:
-            return []
         observation, _ = env.reset(seed=episode.seed)
-        moments = [Moment(0, np.asarray(env.render()), camera_image(observation).copy())]
+        moments = [_moment(env, observation, 0)]
         for step, action in enumerate(episode.actions[: episode.length], start=1):
             observation, *_ = env.step(action)
-            moments.append(Moment(step, np.asarray(env.render()), camera_image(observation).copy()))
+            moments.append(_moment(env, observation, step))
         return moments
     finally:
         env.close()
+
+
+def _moment(env: gym.Env[Any, Any], observation: Any, step: int) -> Moment:
+    camera = camera_image(observation).copy()
+    scene = np.asarray(env.render())
+    if scene.dtype != np.uint8 or scene.ndim != 3 or scene.shape[2] != 3:  # nothing but the camera can be seen
+        scene = camera
+    return Moment(step, scene, camera)
 
 
 def notable(results: Sequence[EpisodeResult]) -> dict[str, EpisodeResult]:
@@ -52,6 +65,22 @@ def notable(results: Sequence[EpisodeResult]) -> dict[str, EpisodeResult]:
     if failures := [result for result in ranked if not result.success]:
         chosen["worst-failure"] = failures[0]
     return chosen
+
+
+def film(place: Place, outcomes: Mapping[str, Sequence[EpisodeResult]], out: Path, fps: float) -> None:
+    """Videos of the notable episodes of every arm into `out/videos`, and a film strip of the arm of most interest."""
+    from rich.progress import track
+
+    usual = ("learned", "pixels", "random-encoder", "expert", "random")
+    others = [arm for arm in outcomes if arm not in usual]
+    strip_of = next(arm for arm in ("learned", *others, *usual) if arm in outcomes)
+    shots = [(arm, kind, episode) for arm, results in outcomes.items() for kind, episode in notable(results).items()]
+    for arm, kind, episode in track(shots, description="videos"):
+        moments = replay(place, episode)
+        if moments:
+            write_episode_video(out / "videos" / f"{arm}-{kind}.mp4", arm, moments, episode, fps)
+            if arm == strip_of and kind == "median":
+                write_film_strip(out / "strip.png", arm, moments, episode, fps)
 
 
 def write_episode_video(path: Path, arm: str, moments: Sequence[Moment], episode: EpisodeResult, fps: float) -> None:

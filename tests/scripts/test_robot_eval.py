@@ -14,6 +14,7 @@ from vidssl.checkpoint import write_config, write_model
 from vidssl.errors import VidsslError
 from vidssl.features import FeatureExtractor
 from vidssl.robot import expert
+from vidssl.robot.rollout import Place
 from vidssl.robot.showreel import replay
 from vidssl.scripts.robot_eval import Config, main, run
 
@@ -121,7 +122,7 @@ def test_replay_sees_what_the_episode_saw(folder: Path) -> None:
     from vidssl.robot.evaluate import evaluate_policy
 
     episode = evaluate_policy(RandomController, TINY, 1)[0]
-    moments = replay(TINY, "test", None, episode)
+    moments = replay(Place(TINY), episode)
     assert len(moments) == episode.length + 1
     assert moments[-1].camera.shape == (32, 32, 3)
     assert moments[-1].scene.shape == (64, 64, 3)
@@ -142,11 +143,9 @@ def test_mistakes(config: Config, folder: Path, results: dict[str, Any]) -> None
     cases: list[tuple[dict[str, Any], str]] = [
         ({"arms": ("random", "magic")}, r"unknown arm 'magic'.*expert, learned, pixels, random, random-encoder"),
         ({"arms": ("random", "random")}, "once each"),
-        ({"arms": ()}, "once each"),
-        ({"run": None}, "needs a RUN"),
+        ({"run": None, "arms": ("learned",)}, "needs a RUN"),
         ({"run": folder / "nowhere"}, "no run folder"),
         ({"env": "vidssl/Boat-v0"}, r"unknown environment 'vidssl/Boat-v0'.*vidssl/Rover-v0"),
-        ({"env": "tiny_env:TinyBlind-v0"}, "no camera image"),
         ({"episodes": 0}, "episodes >= 1"),
         ({"workers": -1}, "--workers: got -1; at least 0"),
         ({"demo_episodes": 1}, "--demo-episodes: got 1; at least 2"),

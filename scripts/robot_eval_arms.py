@@ -1,0 +1,150 @@
+"""The work of `vidssl robot-eval`: clone every arm, drive it over the layouts, keep what is finished.
+
+    OUT/controllers/ARM-seedS/            a cloned policy (see `controller_files`), and fit.json, written last
+    OUT/episodes/ARM-seedS.safetensors    its finished episodes (see `episode_store`)
+
+Both are tied to the settings they are a function of, so going on with others is refused.
+"""
+
+import hashlib
+import json
+import time
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from vidssl.checkpoint import write_json
+from vidssl.errors import VidsslError
+from vidssl.robot.arms import CLONED, Budget, cloned_arm, scripted_arm
+from vidssl.robot.cloning import Demonstrations, load_demonstrations
+from vidssl.robot.comparison import versions
+from vidssl.robot.controller_files import SavedController
+from vidssl.robot.episode_store import EpisodeStore, as_json, refuse_changes
+from vidssl.robot.evaluate import EpisodeResult, Evaluator
+from vidssl.robot.rollout import MakeController
+
+if TYPE_CHECKING:
+    from vidssl.scripts.robot_eval import Config
+    from vidssl.scripts.robot_eval_inputs import Inputs
+
+
+@dataclass
+class Driven:
+    """Episodes per arm (all cloning seeds one after the other), facts of the clones per arm, seconds."""
+
+    outcomes: dict[str, list[EpisodeResult]] = field(default_factory=dict)
+    cloning: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    timings: dict[str, Any] = field(default_factory=dict)
+
+
+def evaluate_arms(config: "Config", inputs: "Inputs") -> Driven:
+    """Every arm over the same layouts; whatever an earlier, interrupted run has finished is taken from `config.out`.
+
+    Raises VidsslError when that was made with other settings, and for controllers that do not fit the environment.
+    """
+    clones = None if inputs.recording is None else _Clones(config, inputs)
+    driven = Driven()
+    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    place = inputs.place
+    evaluator = Evaluator(place.env_id, place.split, place.size, config.workers, deadline=config.deadline)
+    with evaluator, Progress(*columns) as progress:
+        for arm in inputs.arms:
+            rounds = config.seeds if arm in CLONED else config.seeds[:1]
+            task = progress.add_task(arm, total=len(rounds) * config.episodes)
+            say = partial(progress.update, task)
+            outcomes: list[EpisodeResult] = []
+            driving = []
+            for seed in rounds:
+                if clones is not None and arm in CLONED:
+                    say(description=f"{arm}: cloning")
+                    make, settings = clones.policy(arm, seed)
+                else:
+                    make, settings = _other(arm, inputs)
+                say(description=f"{arm}: driving")
+                store = EpisodeStore(
+                    config.out / "episodes" / f"{arm}-seed{seed}.safetensors", {**settings, **_where(config)}
+                )
+                begun = time.perf_counter()
+                outcomes += evaluator.run(make, config.episodes, config.seed, partial(progress.advance, task), store)
+                driving.append(time.perf_counter() - begun)
+            say(description=arm)
+            # Others than clones are the same for every cloning seed: repeated, so that pairs stay pairs.
+            driven.outcomes[arm] = outcomes * (len(config.seeds) // len(rounds))
+            driven.timings[arm] = {"driving_seconds": driving}
+    if clones is not None:
+        driven.cloning = clones.fits
+        for arm, seconds in clones.seconds.items():
+            driven.timings[arm]["cloning_seconds"] = seconds
+    return driven
+
+
+def _where(config: "Config") -> dict[str, Any]:
+    """What the episodes of every arm are a function of."""
+    return {"env": config.env, "size": config.size, "seed": config.seed, "deadline": config.deadline, **versions()}
+
+
+def _other(arm: str, inputs: "Inputs") -> tuple[MakeController, dict[str, Any]]:
+    """An arm that is no clone: what makes it, and its settings."""
+    if arm in inputs.makers:
+        name, content = inputs.controllers[arm]
+        return inputs.makers[arm], {"controller": name, "its hash": content}
+    return scripted_arm(arm), {"controller": arm}
+
+
+class _Clones:
+    """Cloned policies, trained once and kept in OUT/controllers."""
+
+    def __init__(self, config: "Config", inputs: "Inputs") -> None:
+        assert inputs.recording is not None
+        self._inputs, self._folder = inputs, config.out / "controllers"
+        self._demos = load_demonstrations(inputs.recording, config.demo_episodes)
+        pixels = None if config.pixel_minutes else config.pixel_steps
+        self._budget = Budget(config.head_steps, pixels, config.pixel_minutes)
+        weights = None if config.run is None or inputs.learned is None else config.run / "model.safetensors"
+        self._settings = {
+            "demonstrations": _digest(self._demos),
+            "learned encoder": None if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest()[:16],
+            "architecture": asdict(inputs.architecture),
+            "budget": asdict(self._budget),
+        }
+        self.fits: dict[str, list[dict[str, Any]]] = {}
+        self.seconds: dict[str, list[float]] = {}
+
+    def policy(self, arm: str, seed: int) -> tuple[MakeController, dict[str, Any]]:
+        """The policy of an arm, and what it is a function of; from its folder when an earlier run has finished it."""
+        cloning = replace(self._inputs.cloning, seed=seed)
+        settings = as_json({"arm": arm, **self._settings, "cloning": asdict(cloning)})
+        folder = self._folder / f"{arm}-seed{seed}"
+        if not (folder / "fit.json").exists():
+            policy, fit = cloned_arm(
+                arm, self._inputs.architecture, self._inputs.learned, self._demos, cloning, self._budget
+            )
+            policy.save(folder)
+            write_json(folder / "fit.json", {"settings": settings, "fit": fit})
+        kept = _read(folder / "fit.json")
+        refuse_changes(folder, kept["settings"], settings)
+        self.seconds.setdefault(arm, []).append(kept["fit"].pop("seconds"))
+        self.fits.setdefault(arm, []).append({"seed": seed, **kept["fit"]})
+        saved = SavedController(folder)
+        return saved, settings
+
+
+def _digest(demos: Demonstrations) -> str:
+    """A hash of the demonstrations' actions, senses and lengths."""
+    digest = hashlib.sha256(demos.low.tobytes() + demos.high.tobytes())
+    for part in (demos.action, demos.proprio, demos.first):
+        digest.update(part.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(file.read_text())
+        return {"settings": content["settings"], "fit": content["fit"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise VidsslError(
+            f"{file} is damaged ({error!r}); delete its folder, and the policy is trained again"
+        ) from None

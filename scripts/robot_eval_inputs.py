@@ -1,0 +1,199 @@
+"""What `vidssl robot-eval` works on: encoder, demonstrations, controllers by name, checked before anything is run."""
+
+import ast
+import json
+import re
+import shutil
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vidssl.errors import VidsslError, unknown_name
+from vidssl.features import FeatureExtractor, load_encoder
+from vidssl.robot.arms import ARMS, CLONED, Architecture, check_arms
+from vidssl.robot.cloning import CloningConfig
+from vidssl.robot.comparison import CEILING, FLOOR, why_no_expert
+from vidssl.robot.controller_files import identity, is_controller, load_controller
+from vidssl.robot.episodes import Recording, open_recording
+from vidssl.robot.pixels import find_image
+from vidssl.robot.recording import record
+from vidssl.robot.rollout import MakeController, Place
+from vidssl.robot.spaces import encoder_notes
+
+if TYPE_CHECKING:
+    from vidssl.scripts.robot_eval import Config
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything an evaluation is made from.
+
+    Attributes:
+        arms: all names of the table, in its order.
+        controllers: name -> (folder or module:Class, hash of its content), of the arms that are no clones.
+        makers: name -> what makes them.
+        references: arms whose difference to all others is told.
+        fps: of the videos.
+        notes: what the reader of the table should know.
+    """
+
+    place: Place
+    arms: tuple[str, ...]
+    controllers: dict[str, tuple[str, str]]
+    makers: dict[str, MakeController]
+    references: list[str]
+    learned: FeatureExtractor | None
+    architecture: Architecture
+    cloning: CloningConfig
+    recording: Recording | None
+    demonstrations: dict[str, Any] | None
+    pretraining_seconds: float | None
+    fps: float
+    notes: list[str]
+
+
+def prepare(config: "Config") -> Inputs:
+    """Load, check and, where there are none, record what the evaluation needs; see `Inputs`.
+
+    Raises VidsslError for whatever does not exist or does not fit.
+    """
+    given, run = _controllers(config)
+    chosen = _arms(config, given, run)
+    cloning = cloning_config(config.cloning)
+    makers = {name: load_controller(thing) for name, thing in given.items()}
+    place = Place(config.env, "test", config.size)
+    env = place.make()
+    try:
+        image_size: tuple[int, int] = find_image(env.observation_space).shape[:2]  # type: ignore[assignment]
+        fps = float(env.metadata.get("render_fps", 10))
+        learned = None if run is None else load_encoder(run)
+        notes = [] if learned is None else encoder_notes(learned, env)
+    finally:
+        env.close()
+    architecture = Architecture(config.encoder, image_size) if learned is None else Architecture.of(learned)
+    architecture.untrained(0)  # an unknown name is an error now, not after the demonstrations
+    missing = why_no_expert(place)
+    clones = [arm for arm in CLONED if arm in chosen]
+    recording = _demonstrations(config, image_size, missing) if clones else None
+    return Inputs(
+        place=place,
+        arms=(FLOOR, *clones, *given, *((CEILING,) if missing is None else ())),
+        controllers={name: (thing, identity(thing)) for name, thing in given.items()},
+        makers=makers,
+        references=[*(["learned"] if "learned" in clones else []), *given],
+        learned=learned,
+        architecture=architecture,
+        cloning=cloning,
+        recording=recording,
+        demonstrations=None if recording is None else _facts(recording, config.demo_episodes),
+        pretraining_seconds=_pretraining_seconds(run),
+        fps=fps,
+        notes=notes if missing is None else [*notes, missing],
+    )
+
+
+def forget(out: Path) -> None:
+    """Delete the episodes and policies of an earlier evaluation; demonstrations are kept."""
+    for file in (out / "episodes").glob("*.safetensors"):
+        file.unlink()
+    for folder in (out / "controllers").glob("*"):
+        if is_controller(folder) or (folder / "encoder").is_dir():
+            shutil.rmtree(folder)
+
+
+def cloning_config(given: list[str]) -> CloningConfig:
+    """The settings of the clones: the defaults, changed by `["name=value", …]`.
+
+    Raises VidsslError for something other than name=value, an unknown name (lists the known), a value of another kind.
+    """
+    known = {part.name: part.default for part in fields(CloningConfig) if part.name != "seed"}
+    changed: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise VidsslError(f"--cloning: got {text!r}; write name=value, of {', '.join(known)}")
+        if name not in known:
+            raise unknown_name("cloning setting", name, known)
+        try:
+            changed[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            changed[name] = value
+        kind = (int, float) if isinstance(known[name], float) else type(known[name])
+        if not isinstance(changed[name], kind):
+            raise VidsslError(f"--cloning {name}: got {value!r}; write a value like its default, {known[name]!r}")
+    return CloningConfig(**changed)
+
+
+def _controllers(config: "Config") -> tuple[dict[str, str], Path | None]:
+    """Controllers by name, and the run if the first argument is one."""
+    given: dict[str, str] = {}
+    run = config.run
+    if run is not None and (is_controller(run) or (":" in str(run) and not run.exists())):
+        given[str(run).rpartition(":")[2] if ":" in str(run) else run.resolve().name] = str(run)
+        run = None
+    for text in config.controllers:
+        name, equals, thing = text.partition("=")
+        if not equals or not re.fullmatch(r"[\w.+-]+", name):
+            raise VidsslError(f"--controllers: got {text!r}; write NAME=FOLDER or NAME=module:Class")
+        if name in ARMS or name in given:
+            raise VidsslError(f"--controllers: the name {name!r} is taken; choose one that is no other arm's")
+        given[name] = thing
+    return given, run
+
+
+def _arms(config: "Config", given: dict[str, str], run: Path | None) -> tuple[str, ...]:
+    chosen = config.arms
+    if not chosen:
+        clones = CLONED if run is not None else () if given else tuple(arm for arm in CLONED if arm != "learned")
+        chosen = (FLOOR, *clones, CEILING)
+    check_arms(chosen)
+    if run is None and "learned" in chosen:
+        raise VidsslError("the arm `learned` needs a RUN: pass the --out folder of `vidssl pretrain`, or choose --arms")
+    return chosen
+
+
+def _demonstrations(config: "Config", image_size: tuple[int, int], no_expert: str | None) -> Recording:
+    """The recording named by --demos, checked; or one of this command's own, continued if it was interrupted."""
+    if config.demos is None:
+        if no_expert is not None:
+            raise VidsslError(f"{no_expert}. Nothing to clone: pass demonstrations with --demos, or other --arms")
+        return record(
+            config.env,
+            config.out / "demos",
+            config.demo_episodes,
+            noise=config.demo_noise,
+            seed=config.seed,
+            size=config.size,
+            resume=True,
+        )
+    recording = open_recording(config.demos)
+    for key, wanted in {"env": config.env, "split": "train"}.items():
+        if recording.meta[key] != wanted:
+            raise VidsslError(f"{config.demos}: {key} is {recording.meta[key]!r}, needed {wanted!r}; record others")
+    if recording.meta["policy"] == "random":
+        raise VidsslError(f"{config.demos}: policy is 'random', and nothing is learned from that; record an expert")
+    (height, width), seen = image_size, list(recording.meta["image_size"])
+    if list(image_size) != seen:
+        raise VidsslError(
+            f"{config.demos}: images of {seen[0]}x{seen[1]}, the environment gives {height}x{width}; change --size"
+        )
+    return recording
+
+
+def _facts(recording: Recording, count: int) -> dict[str, Any]:
+    used = recording.episodes[:count]
+    return {
+        "facts": recording.meta,
+        "episodes": len(used),
+        "steps": sum(episode.steps for episode in used),
+        "successes": sum(episode.success for episode in used),
+    }
+
+
+def _pretraining_seconds(run: Path | None) -> float | None:
+    """What the run's metrics say was spent on learning the features, which no other arm had; None if they do not."""
+    metrics = None if run is None else run / "metrics.jsonl"
+    if metrics is None or not metrics.is_file():
+        return None
+    seconds = [json.loads(line).get("seconds") for line in metrics.read_text().splitlines()]
+    return max((float(value) for value in seconds if value is not None), default=None)
