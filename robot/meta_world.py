@@ -11,7 +11,6 @@ from typing import Any
 import gymnasium as gym
 
 from vidssl.errors import unknown_name
-from vidssl.rendering import load_mujoco
 
 PREFIX = "Meta-World/"
 
@@ -25,7 +24,6 @@ class MetaWorldTask(gym.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, task: str, render_mode: str | None = None) -> None:
         """`task`: e.g. "reach-v3"; raises VidsslError for an unknown one."""
-        load_mujoco()  # so that a missing GL library is told as such
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from metaworld.env_dict import ALL_V3_ENVIRONMENTS

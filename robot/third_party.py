@@ -25,12 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidssl.errors import VidsslError
+from vidssl.rendering import load_mujoco
 
 from . import meta_world
 from .mujoco_camera import MujocoCamera, View, is_mujoco
 
 SIZE = 96  # side of the image when none is asked for
 PICTURE = 480  # side of `render()`'s picture of a MuJoCo scene
+MUJOCO_PACKAGES = ("gymnasium_robotics", "metaworld")
 EXTRA = "pip install 'vidssl[robots]'"
 
 Image = NDArray[np.uint8]
@@ -120,6 +122,8 @@ def import_benchmark(env_id: str) -> None:
     module = benchmark_of(env_id).module
     if module is None:
         return
+    if module in MUJOCO_PACKAGES:
+        load_mujoco()  # so that a missing GL library is told as such
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
