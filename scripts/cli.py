@@ -13,6 +13,7 @@ COMMANDS = {
     "compare": "train many methods alike and judge them side by side",
     "doctor": "tell whether runs collapsed, how and why",
     "extract": "write the features of a folder of videos",
+    "export": "write a run's encoder as ONNX or compiled, for a controller",
     "self-label": "label videos by clusters of a run's features",
     "record": "record episodes of an environment as MP4",
     "robot-eval": "judge features by the policies built on them",

@@ -9,12 +9,13 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["FeatureExtractor", "VidsslError", "__version__", "load_encoder", "load_energy"]
+__all__ = ["FeatureExtractor", "VidsslError", "__version__", "load_encoder", "load_energy", "load_exported"]
 
 from vidssl.errors import VidsslError
 
 if TYPE_CHECKING:
     from vidssl.energy import load_energy
+    from vidssl.exported import load_exported
     from vidssl.features import FeatureExtractor, load_encoder
 
 
@@ -27,6 +28,10 @@ def __getattr__(name: str) -> Any:  # torch is imported when it is first needed,
         from vidssl import energy
 
         return energy.load_energy
+    if name == "load_exported":
+        from vidssl import exported
+
+        return exported.load_exported
     raise AttributeError(f"module 'vidssl' has no attribute {name!r}")
 
 
