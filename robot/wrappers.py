@@ -11,6 +11,8 @@ Letters: N sub-environments, H, W image sides, dim feature size.
 """
 
 import copy
+import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -21,8 +23,17 @@ from vidssl.errors import VidsslError
 from vidssl.features import FeatureExtractor
 
 from .pixels import IMAGE, find_image
+from .spaces import encoder_notes
 
 FEATURES = "features"
+
+
+def warn_of_mismatch(extractor: FeatureExtractor, env: gym.Env[Any, Any] | gym.vector.VectorEnv[Any, Any, Any]) -> None:
+    """Warn, with both numbers, where a camera has another frame rate or image size than the encoder was trained at."""
+    space = env.single_observation_space if isinstance(env, gym.vector.VectorEnv) else env.observation_space
+    camera: Any = SimpleNamespace(observation_space=space, metadata=env.metadata)
+    for note in encoder_notes(extractor, camera):
+        warnings.warn(note, stacklevel=3)
 
 
 def feature_space(space: gym.Space[Any], dim: int) -> gym.Space[Any]:
@@ -63,6 +74,7 @@ class FeatureObservation(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstr
         gym.utils.RecordConstructorArgs.__init__(self, _disable_deepcopy=True, extractor=extractor)
         gym.Wrapper.__init__(self, env)
         self.observation_space = feature_space(env.observation_space, extractor.dim)
+        warn_of_mismatch(extractor, env)
         self._extractor = copy.copy(extractor)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -100,6 +112,7 @@ class VectorFeatureObservation(gym.vector.VectorWrapper):
         self._mode = AutoresetMode(mode)
         self.single_observation_space = feature_space(env.single_observation_space, extractor.dim)
         self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, self.num_envs)
+        warn_of_mismatch(extractor, env)
         self._extractor = copy.copy(extractor)
         # The stream before its last frame: what the rows that go on are taken back to when others are reset.
         self._before = copy.copy(self._extractor)

@@ -17,6 +17,7 @@ COMMANDS = {
     "self-label": "label videos by clusters of a run's features",
     "record": "record episodes of an environment as MP4",
     "robot-eval": "judge features by the policies built on them",
+    "robot-rl": "learn a policy on a run's features by reinforcement",
     "train-rotation": "learn the rotation between depth views of objects never seen",
     "rotation-pairs": "write pairs of depth views with the rotation between them",
     "evaluate-rotation": "judge rotation estimators on pairs of views",

@@ -181,3 +181,21 @@ def test_vector_without_a_mode_is_an_error() -> None:
     base.metadata = {}
     with pytest.raises(VidsslError, match="autoreset_mode"):
         VectorFeatureObservation(base, FeatureExtractor.random("small", (32, 32)))
+
+
+def test_other_rates_and_sizes_are_warned_of_with_both_numbers() -> None:
+    """The tiny environment shows 32x32 pixels 10 times a second."""
+    sized = FeatureExtractor.random("small", (48, 40))
+    sized.fps = 30.0  # of no matter to single frames
+    with pytest.warns(UserWarning, match="trained on images of 48x40, the camera gives 32x32: they are scaled") as seen:
+        FeatureObservation(tiny_env.TinyEnv(), sized)
+    assert len(seen) == 1
+    assert seen[0].filename == __file__
+    moving = FeatureExtractor.random("small-motion", (32, 32))
+    moving.fps = 30.0
+    with pytest.warns(UserWarning, match="learned motion at 30 frames/s, the camera gives 10: speeds look different"):
+        FeatureObservation(tiny_env.TinyEnv(), moving)
+    with pytest.warns(UserWarning, match="learned motion at 30 frames/s, the camera gives 10"):
+        VectorFeatureObservation(vector(AutoresetMode.NEXT_STEP), moving)
+    moving.fps = 10.2  # near enough
+    FeatureObservation(tiny_env.TinyEnv(), moving)
