@@ -95,6 +95,7 @@ EXPERTS: dict[str, Callable[[gymnasium.Env[Any, Any]], Expert]] = {
 }
 FAMILIES: dict[str, Callable[[gymnasium.Env[Any, Any]], Expert]] = {  # by the beginning of the id
     "FetchReach": FetchReachExpert,
+    "vidssl/Rover": RoverExpert,  # its difficulties
     "Meta-World/": MetaWorldExpert,
 }
 

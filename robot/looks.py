@@ -4,6 +4,7 @@ Real-time shadows cost more than everything else in a software renderer, so the 
 ground's texture when a layout is written.
 """
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,13 +19,100 @@ NEAR, FAR = 0.04, 80.0  # clipping planes of every camera, m
 TEXELS = 512  # side of the ground's texture: 3.5 cm a texel
 SAND, DUST = (0.74, 0.43, 0.27), (0.88, 0.62, 0.43)
 
+LOOSE = (0.93, 0.72, 0.50)  # loose sand
+
 _bare: list[NDArray[np.uint8]] = []
 
+Colour = tuple[float, float, float]
 
-def assets() -> str:
+
+@dataclass(frozen=True)
+class Light:
+    """A time of day: sky from zenith to horizon, fog, what light comes from everywhere, and the sun's share.
+
+    `sun` (lowest, highest) elevation in degrees: the layouts' 22 to 60 are spread over it. `tone` tints its light.
+    """
+
+    zenith: Colour
+    horizon: Colour
+    fog: Colour
+    ambient: Colour
+    sun: tuple[float, float]
+    tone: Colour
+
+
+DAYLIGHT = {
+    "day": Light(
+        (0.50, 0.45, 0.46), (0.95, 0.79, 0.61), (0.87, 0.71, 0.55), (0.34, 0.32, 0.32), (22.0, 60.0), (1.0, 1.0, 1.0)
+    ),
+    "dusk": Light(
+        (0.16, 0.17, 0.26), (0.80, 0.42, 0.27), (0.52, 0.33, 0.28), (0.20, 0.18, 0.21), (5.0, 14.0), (0.95, 0.60, 0.42)
+    ),
+}
+LAYOUT_SUN = (22.0, 60.0)  # elevations that layouts draw from, degrees
+FOG = (9.0, 55.0)  # where fog begins and where it hides everything, m
+STORM = (1.0, 13.0)  # the same where dust is 1
+STORM_DUST = (0.78, 0.55, 0.38)  # its colour in full daylight
+
+
+@dataclass(frozen=True)
+class Weather:
+    """Light and air. `daylight`: a key of DAYLIGHT; `dust` in the air, from 0 (clear) to 1 (storm)."""
+
+    daylight: str = "day"
+    dust: float = 0.0
+
+    @property
+    def light(self) -> Light:
+        """Its colours."""
+        return DAYLIGHT[self.daylight]
+
+    @property
+    def fog(self) -> Colour:
+        """The colour that far things fade to: that of the dust, as bright as the day is."""
+        clear = np.array(self.light.fog)
+        storm = np.array(STORM_DUST) * clear.mean() / np.mean(DAYLIGHT["day"].fog)
+        return _mix(self.light.fog, _colour(storm), self.dust)
+
+    @property
+    def ambient(self) -> Colour:
+        """What light comes from everywhere: more of it where dust scatters the sun's."""
+        return _mix(self.light.ambient, _colour(1.6 * np.array(self.light.ambient)), self.dust)
+
+    @property
+    def sight(self) -> tuple[float, float]:
+        """Where fog begins and where it hides everything, m."""
+        near, far = (a + self.dust * (b - a) for a, b in zip(FOG, STORM, strict=True))
+        return near, far
+
+    @property
+    def sky(self) -> tuple[Colour, Colour]:
+        """Zenith and horizon; dust veils both."""
+        veil = min(1.0, 1.3 * self.dust)
+        return _mix(self.light.zenith, self.fog, veil), _mix(self.light.horizon, self.fog, veil)
+
+    def elevation(self, layout: Layout) -> float:
+        """Of the sun above a layout, rad."""
+        if self.daylight == "day":
+            return float(layout.sun[1])
+        low, high = np.deg2rad(self.light.sun)
+        return float(np.interp(layout.sun[1], np.deg2rad(LAYOUT_SUN), (low, high)))
+
+
+def _colour(values: Floats) -> Colour:
+    red, green, blue = values.tolist()
+    return red, green, blue
+
+
+def _mix(one: Colour, other: Colour, share: float) -> Colour:
+    return one if share == 0 else _colour((1 - share) * np.array(one) + share * np.array(other))
+
+
+def assets(weather: Weather) -> str:
     """The MJCF textures, materials and the mesh of the hills."""
+    zenith, horizon = weather.sky
     return f"""
-    <texture type="skybox" builtin="gradient" rgb1="0.50 0.45 0.46" rgb2="0.95 0.79 0.61" width="64" height="384"/>
+    <texture type="skybox" builtin="gradient" rgb1="{_rgb(zenith)}" rgb2="{_rgb(horizon)}" width="64" height="384"/>
     <texture name="ground" type="2d" builtin="flat" rgb1="{_rgb(SAND)}" width="{TEXELS}" height="{TEXELS}"/>
     <texture name="grain" type="2d" builtin="flat" rgb1="{_rgb(SAND)}" width="256" height="256"/>
     <material name="ground" texture="ground" specular="0" shininess="0"/>
@@ -94,12 +182,14 @@ def _bare_ground() -> list[NDArray[np.uint8]]:
     return _bare
 
 
-def paint_ground(layout: Layout) -> NDArray[np.uint8]:
+def paint_ground(layout: Layout, weather: Weather) -> NDArray[np.uint8]:
     """The ground's texture, uint8 [TEXELS,TEXELS,3]: column = x from -HALF to HALF, row = y from HALF to -HALF."""
     rng = np.random.default_rng([7, layout.number])
     texels = _bare_ground()[rng.integers(4)]
     texels = np.rot90(np.roll(texels, tuple(rng.integers(TEXELS, size=2)), axis=(0, 1)), int(rng.integers(4))).copy()
-    _paint_shadows(texels, layout)
+    if layout.sand is not None:
+        _paint_sand(texels, layout.sand)
+    _paint_shadows(texels, layout, weather.elevation(layout))
     return texels[::-1]
 
 
@@ -111,10 +201,23 @@ def paint_plain(model: "mujoco.MjModel") -> None:
     model.tex_data[texture.adr[0] : texture.adr[0] + side * side * 3] = (255 * tone).astype(np.uint8).ravel()
 
 
-def _paint_shadows(texels: NDArray[np.uint8], layout: Layout) -> None:
+def _paint_sand(texels: NDArray[np.uint8], sand: Floats) -> None:
+    """Lay pale, finely rippled sand over texels [TEXELS,TEXELS,3] in place, as opaque as the ground is loose."""
+    cell = (np.arange(TEXELS) + 0.5) * len(sand) / TEXELS - 0.5
+    low = np.clip(np.floor(cell).astype(int), 0, len(sand) - 2)
+    share = np.clip(cell - low, 0, 1)
+    rows = sand[low] * (1 - share)[:, None] + sand[low + 1] * share[:, None]  # [TEXELS,G]
+    cover = 0.85 * (rows[:, low] * (1 - share) + rows[:, low + 1] * share)[..., None]
+    y, x = np.mgrid[:TEXELS, :TEXELS]
+    bend = 5.0 * np.sin(2 * np.pi * (x + 0.6 * y) / 171)
+    ripple = 0.93 + 0.07 * np.sin(2 * np.pi * (0.35 * x + y + bend) / 9)[..., None]
+    texels[:] = ((1 - cover) * texels + cover * 255 * np.array(LOOSE) * ripple).astype(np.uint8)
+
+
+def _paint_shadows(texels: NDArray[np.uint8], layout: Layout, elevation: float) -> None:
     """Darken texels [TEXELS,TEXELS,3], row = y from -HALF, in place where rocks throw their shadows."""
     scale = TEXELS / (2 * HALF)
-    azimuth, elevation = layout.sun
+    azimuth = layout.sun[0]
     away = -np.array([np.cos(azimuth), np.sin(azimuth)])
     for k, xy in zip(layout.rock, layout.rock_xy, strict=True):
         rock = rock_bank()[k]
@@ -133,14 +236,15 @@ def _paint_shadows(texels: NDArray[np.uint8], layout: Layout) -> None:
         patch[:] = (patch * (1 - dark)).astype(np.uint8)
 
 
-def write_daylight(model: "mujoco.MjModel", data: "mujoco.MjData", layout: Layout) -> None:
+def write_daylight(model: "mujoco.MjModel", data: "mujoco.MjData", layout: Layout, weather: Weather) -> None:
     """Sun, ground texture and the hills' orientation of a layout."""
-    azimuth, elevation = layout.sun
+    azimuth, elevation = layout.sun[0], weather.elevation(layout)
     toward = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
     model.light_dir[0] = -toward
-    model.light_diffuse[0] = 0.75 * layout.tint
-    model.light_specular[0] = 0.25 * layout.tint
+    tint = layout.tint * weather.light.tone * (1 - 0.5 * weather.dust)
+    model.light_diffuse[0] = 0.75 * tint
+    model.light_specular[0] = 0.25 * tint
     texture = model.texture("ground")
-    model.tex_data[texture.adr[0] : texture.adr[0] + TEXELS * TEXELS * 3] = paint_ground(layout).ravel()
+    model.tex_data[texture.adr[0] : texture.adr[0] + TEXELS * TEXELS * 3] = paint_ground(layout, weather).ravel()
     yaw = 3 * azimuth
     data.mocap_quat[-1] = (np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))

@@ -7,11 +7,12 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from vidssl.errors import VidsslError, unknown_name
+from vidssl.errors import VidsslError
 from vidssl.rendering import SceneRenderer, load_mujoco
 
-from .rover_model import ROVER_SKIN, TIMESTEP, TOP_SPEED, WHEEL_RADIUS, WHEELS, build_model, write_layout
-from .terrain import SPLITS, Floats, Layout, layout_number, make_layout
+from .rover_model import ROVER_SKIN, TIMESTEP, TOP_SPEED, WHEEL_RADIUS, WHEELS, Sand, build_model, write_layout
+from .rover_options import RENDER_MODES, check_view, conditions
+from .terrain import Floats, Layout, layout_number, make_layout
 
 mujoco = load_mujoco()
 
@@ -42,11 +43,13 @@ class RoverEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     Reward: metres gained towards the beacon, - 0.01 a step, + 10 for success, - 5 for collision or tip-over.
     Info: `success`, `failure` (None or a name above), `distance` to the beacon (m), `layout` (its number).
 
-    The same seed gives the same episode, pixels included, on the same machine. Layouts of the splits are disjoint.
+    The same seed gives the same episode, pixels and noise included, on the same machine. Layouts of the splits are
+    disjoint. Weather, noise, hills and sand leave everything else of a seed's layout as it is, so that each can be
+    judged by itself, in pairs.
     """
 
     metadata = {  # noqa: RUF012  gymnasium declares it so
-        "render_modes": ["rgb_array"],
+        "render_modes": RENDER_MODES,
         "render_fps": RATE,
     }
 
@@ -55,38 +58,48 @@ class RoverEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         split: str = "train",
         size: int = 64,
         depth: bool = False,
-        max_steps: int = 200,
+        max_steps: int | None = None,
         render_mode: str | None = None,
         render_size: tuple[int, int] = VIDEO,
         pixels: bool = True,
+        difficulty: str = "standard",
+        slope: float | None = None,
+        sand: float | None = None,
+        daylight: str = "day",
+        dust: float = 0.0,
+        camera_noise: float = 0.0,
+        depth_noise: float = 0.0,
+        proprio_noise: float = 0.0,
     ) -> None:
         """
         Args:
             split: "train" or "test": which layouts are drawn.
             size: side of the square camera image, 16 to 512 pixels.
             depth: also observe depth.
-            max_steps: steps until time-out.
+            max_steps: steps until time-out; by default the difficulty's, 200 for "standard".
             render_mode: None or "rgb_array".
             render_size: height and width of `render()`'s picture.
-            pixels: False leaves the camera black and needs no GL, for controllers that do not look.
+            pixels: False leaves the camera black and needs no GL, for controllers that do not look. The attribute of
+                this name can be changed between episodes.
+            difficulty: "easy", "standard", "hard" or "extreme": how far the goal is, how many rocks, how uneven the
+                ground; the last two have hills and sand. See `terrain.DIFFICULTIES`.
+            slope: steepest slope of the hills in degrees, 0 to 25, instead of the difficulty's.
+            sand: share of the ground under loose sand, on which wheels slip, 0 to 0.8, instead of the difficulty's.
+            daylight: "day" or "dusk": dim and red, low sun, long shadows.
+            dust: dust in the air, 0 to 1: haze, specks before the camera, lost depth.
+            camera_noise, depth_noise, proprio_noise: strength of the sensors' noise, 0 to 10; 1 is a plain cheap
+                sensor's. See `rover_sensors`.
+
+        Raises VidsslError for unknown names and numbers out of range.
         """
-        if split not in SPLITS:
-            raise unknown_name("split", split, SPLITS)
-        if not isinstance(size, int) or not 16 <= size <= 512:
-            raise VidsslError(
-                f"size: got {size!r}; the side of the camera image is a whole number from 16 to 512 pixels"
-            )
-        if max_steps < 1:
-            raise VidsslError(f"max_steps: got {max_steps!r}; at least 1")
-        if len(render_size) != 2 or not all(16 <= side <= 2048 for side in render_size):
-            raise VidsslError(f"render_size: got {render_size!r}; give height and width, each from 16 to 2048 pixels")
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise unknown_name("render mode", str(render_mode), self.metadata["render_modes"])
+        check_view(split, size, max_steps, render_mode, render_size)
+        self._options = conditions(difficulty, slope, sand, daylight, dust, (camera_noise, depth_noise, proprio_noise))
+        world = self._options.world
         self.layout_split = split
         self.render_mode = render_mode
-        self.max_steps = max_steps
+        self.max_steps = world.steps if max_steps is None else max_steps
         self.layout: Layout
-        self._size, self._depth, self._pixels, self._video = size, depth, pixels, render_size
+        self._size, self._depth, self.pixels, self._video = size, depth, pixels, render_size
         boxes: dict[str, spaces.Space[Any]] = {
             "image": spaces.Box(0, 255, (size, size, 3), np.uint8),
             "proprio": spaces.Box(-PROPRIO, PROPRIO, dtype=np.float32),
@@ -96,8 +109,9 @@ class RoverEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self.observation_space: spaces.Dict = spaces.Dict(boxes)  # type: ignore[assignment]
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
         height, width = render_size if render_mode else (0, 0)
-        self._model = build_model((max(size, 2 * width), max(size, 2 * height)))
+        self._model = build_model((max(size, 2 * width), max(size, 2 * height)), world, self._options.weather)
         self._data = mujoco.MjData(self._model)
+        self._sand = Sand(self._model) if world.sand > 0 else None
         self._renderer: SceneRenderer | None = None
         self._camera = mujoco.MjvCamera()
         self._camera.type, self._camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, self._model.camera("mast").id
@@ -119,9 +133,10 @@ class RoverEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     ) -> tuple[Observation, dict[str, Any]]:
         """Start an episode on the next layout of the split."""
         super().reset(seed=seed)
-        self.layout = make_layout(layout_number(self.layout_split, self.np_random.integers(2**40).item()))
-        write_layout(self._model, self._data, self.layout)
-        if self._pixels or self._renderer:
+        number = layout_number(self.layout_split, self.np_random.integers(2**40).item())
+        self.layout = make_layout(number, self._options.world)
+        write_layout(self._model, self._data, self.layout, self._options.weather)
+        if self.pixels or self._renderer:
             self._gl().upload(texture=self._model.texture("ground").id, hfield=0)
         mujoco.mj_step(self._model, self._data, nstep=20)  # settle on the springs
         mujoco.mj_forward(self._model, self._data)
@@ -132,6 +147,8 @@ class RoverEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         """Drive for 0.1 s."""
         left, right = _checked(action) * (TOP_SPEED / WHEEL_RADIUS)
         self._data.ctrl[:3], self._data.ctrl[3:] = left, right
+        if self._sand is not None:
+            self._sand.apply(self._model, self._data, self.layout)
         mujoco.mj_step(self._model, self._data, nstep=round(1 / (RATE * TIMESTEP)))
         self._steps += 1
         before, self._distance = self._distance, self._goal_distance()
@@ -205,15 +222,17 @@ class RoverEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         """The observation of the present state."""
         speed = self._data.qvel[self._wheel_speed] * WHEEL_RADIUS
         proprio = np.array([speed[:3].mean(), speed[3:].mean(), *self._attitude(), self._data.qvel[5]], np.float32)
-        seen: Observation = {"proprio": np.clip(proprio, -PROPRIO, PROPRIO)}
+        sensors, now = self._options.sensors, (self.layout.number, self._steps)
+        seen: Observation = {"proprio": np.clip(sensors.feel(proprio, *now), -PROPRIO, PROPRIO)}
         shape = (self._size, self._size)
-        if self._pixels:
+        if self.pixels:
             image, depth = self._gl().render(self._data, self._camera, shape, self._depth, hide=ROVER_SKIN)
         else:
             image, depth = np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.float32) if self._depth else None
-        seen["image"] = image
+        seen["image"] = sensors.see(image, *now) if self.pixels else image
         if depth is not None:
-            seen["depth"] = np.where(depth < DEPTH_RANGE, depth, np.float32(0))[..., None]
+            returns = np.where(depth < DEPTH_RANGE, depth, np.float32(0))
+            seen["depth"] = (sensors.range(returns, *now, DEPTH_RANGE) if self.pixels else returns)[..., None]
         return seen
 
     def _info(self, failure: str | None) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import looks
-from .terrain import HALF, NODES, ROCKS, TOP, Floats, Layout, rock_bank
+from .looks import Weather
+from .terrain import HALF, NODES, ROCKS, Floats, Layout, World, rock_bank
 
 if TYPE_CHECKING:
     import mujoco
@@ -23,6 +24,12 @@ AXLE = 0.16  # height of the wheel centres at the start, a little off the ground
 TOP_SPEED = 0.9  # rim speed at action 1, m/s
 CAMERA_FOV = 90.0  # of the mast camera, degrees, both ways
 BURIED = -20.0  # where rocks go that a layout does not use, m
+GRIP = 0.9  # friction of a wheel on firm ground
+# On loose sand a wheel has less grip and pushes sand before it, the more the faster it goes. Six wheels then reach
+# 0.6 m/s at most, where the grip, 0.3 * 76 N, equals the drag: at full speed a third of the way is slip.
+LOOSE_GRIP = 0.3
+SAND_DRAG = 6.5  # of one wheel on loose sand, N s/m
+SOFT = (0.04, 1.0)  # solref of the ground
 
 # Collision groups as bits. Everything of the rover carries no group and asks for ground and rock.
 GROUND, ROCK = 1, 2
@@ -32,21 +39,41 @@ TOUCH = f'contype="0" conaffinity="{GROUND | ROCK}" group="{ROVER_SKIN}"'
 SEEN = f'contype="0" conaffinity="0" group="{ROVER_SKIN}" mass="0"'
 
 
-def build_model(buffer: tuple[int, int]) -> "mujoco.MjModel":
+def build_model(buffer: tuple[int, int], world: World, weather: Weather) -> "mujoco.MjModel":
     """Compile the world. `buffer` (width, height) in pixels is the largest image that will be rendered."""
     import mujoco
 
-    model = mujoco.MjModel.from_xml_string(_world(buffer))
+    model = mujoco.MjModel.from_xml_string(_world(buffer, world, weather))
     looks.paint_plain(model)
     return model
 
 
-def write_layout(model: "mujoco.MjModel", data: "mujoco.MjData", layout: Layout) -> None:
+class Sand:
+    """Loose sand under the wheels of a model: less grip and drag, renewed before every control step."""
+
+    def __init__(self, model: "mujoco.MjModel") -> None:
+        names = [f"wheel{k}" for k in range(len(WHEELS))]
+        self._geoms = [model.geom(name).id for name in names]
+        self._bodies = [model.body(name).id for name in names]
+        # The wheel's friction counts, not the greater of wheel and ground; the rest stays the ground's.
+        model.geom_priority[self._geoms] = 1
+        model.geom_solref[self._geoms] = SOFT
+
+    def apply(self, model: "mujoco.MjModel", data: "mujoco.MjData", layout: Layout) -> None:
+        """Set the wheels' friction, and the drag on them for the coming steps."""
+        loose = layout.looseness(data.xpos[self._bodies, :2])[:, None]  # [6,1]
+        model.geom_friction[self._geoms, 0] = GRIP + loose[:, 0] * (LOOSE_GRIP - GRIP)
+        turning = data.body("rover").xmat.reshape(3, 3) @ data.qvel[3:6]
+        velocity = data.qvel[:3] + np.cross(turning, data.xpos[self._bodies] - data.qpos[:3])
+        data.xfrc_applied[self._bodies, :3] = -SAND_DRAG * loose * velocity
+
+
+def write_layout(model: "mujoco.MjModel", data: "mujoco.MjData", layout: Layout, weather: Weather) -> None:
     """Put a layout into model and data: heights, rocks, beacon, daylight, texture and the rover's start pose."""
     import mujoco
 
     mujoco.mj_resetData(model, data)
-    model.hfield_data[:] = (layout.heights / TOP).ravel()
+    model.hfield_data[:] = (layout.heights / layout.world.top).ravel()
     rock = model.geom("rock0").id
     data.mocap_pos[:ROCKS] = (0.0, 0.0, BURIED)
     model.geom_rgba[rock : rock + ROCKS, 3] = 0.0  # not drawn
@@ -55,7 +82,7 @@ def write_layout(model: "mujoco.MjModel", data: "mujoco.MjData", layout: Layout)
         data.mocap_quat[k] = (np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
         model.geom_rgba[rock + k] = (*shade, 1.0)
     data.mocap_pos[ROCKS] = (*layout.goal, layout.height(layout.goal))
-    looks.write_daylight(model, data, layout)
+    looks.write_daylight(model, data, layout, weather)
     data.qpos[:3], data.qpos[3:7] = _start_pose(layout)
     mujoco.mj_forward(model, data)
 
@@ -78,7 +105,8 @@ def _start_pose(layout: Layout) -> tuple[Floats, Floats]:
     return np.array([x, y, height.mean() + AXLE]), quat
 
 
-def _world(buffer: tuple[int, int]) -> str:
+def _world(buffer: tuple[int, int], world: World, weather: Weather) -> str:
+    near, far = weather.sight
     return f"""
 <mujoco model="rover">
   <compiler angle="radian" autolimits="true"/>
@@ -88,21 +116,21 @@ def _world(buffer: tuple[int, int]) -> str:
   <visual>
     <global fovy="50" offwidth="{buffer[0]}" offheight="{buffer[1]}"/>
     <quality shadowsize="0" offsamples="0" numslices="16" numstacks="10"/>
-    <map znear="{looks.NEAR}" zfar="{looks.FAR}" fogstart="9" fogend="55"/>
-    <headlight ambient="0.34 0.32 0.32" diffuse="0.08 0.08 0.08" specular="0 0 0"/>
-    <rgba fog="0.87 0.71 0.55 1"/>
+    <map znear="{looks.NEAR}" zfar="{looks.FAR}" fogstart="{near}" fogend="{far}"/>
+    <headlight ambient="{_spaced(weather.ambient)}" diffuse="0.08 0.08 0.08" specular="0 0 0"/>
+    <rgba fog="{_spaced(weather.fog)} 1"/>
   </visual>
   <asset>
-    {looks.assets()}
-    <hfield name="ground" nrow="{NODES}" ncol="{NODES}" size="{HALF} {HALF} {TOP} 0.2"/>
+    {looks.assets(weather)}
+    <hfield name="ground" nrow="{NODES}" ncol="{NODES}" size="{HALF} {HALF} {world.top} 0.2"/>
     {_rock_meshes()}
   </asset>
   <worldbody>
     <light name="sun" directional="true" castshadow="false" dir="0 0 -1"/>
     <geom name="ground" type="hfield" hfield="ground" material="ground" contype="{GROUND}" conaffinity="0"
-      friction="0.9" solref="0.04 1"/>
+      friction="{GRIP}" solref="{SOFT[0]} {SOFT[1]}"/>
     <geom name="plain" type="plane" size="60 60 20" pos="0 0 -0.03" material="plain" contype="{GROUND}" conaffinity="0"
-      friction="0.9" solref="0.04 1"/>
+      friction="{GRIP}" solref="{SOFT[0]} {SOFT[1]}"/>
     {_rocks()}
     {_beacon()}
     <body name="hills" mocap="true">
@@ -114,6 +142,10 @@ def _world(buffer: tuple[int, int]) -> str:
     {_motors()}
   </actuator>
 </mujoco>"""
+
+
+def _spaced(colour: looks.Colour) -> str:
+    return " ".join(map(str, colour))
 
 
 def _rock_meshes() -> str:
@@ -193,7 +225,7 @@ def _wheel(k: int, side: str, x: float) -> str:
         <joint type="slide" axis="0 0 1" range="-0.07 0.07" stiffness="500" damping="60"/>
         <joint name="wheel{k}" type="hinge" axis="0 1 0" armature="0.01" damping="0.05"/>
         <geom name="wheel{k}" type="sphere" size="{WHEEL_RADIUS}" mass="1" group="4" contype="0"
-          conaffinity="{GROUND | ROCK}" friction="0.9"/>
+          conaffinity="{GROUND | ROCK}" friction="{GRIP}"/>
         <geom type="cylinder" size="{WHEEL_RADIUS} 0.065" zaxis="0 1 0" material="tyre" {SEEN}/>
         <geom type="cylinder" size="0.07 0.004" pos="0 {hub} 0" zaxis="0 1 0" material="metal" {SEEN}/>
       </body>"""

@@ -1,4 +1,4 @@
-"""Layouts of the rover's world: ground, rocks, start, goal and daylight, all a function of one number.
+"""Layouts of the rover's world: ground, rocks, start, goal and daylight, a function of one number and a `World`.
 
 Axis letters: N nodes a side of the height grid, R rocks of a layout, G cells a side of the planning grid.
 World frame: x east, y north, z up, metres; the arena is the square |x|, |y| <= HALF.
@@ -15,13 +15,42 @@ Floats = NDArray[np.float64]
 SPLITS = ("train", "test")
 HALF = 9.0  # half the side of the arena, m
 NODES = 41  # height grid nodes a side: cells of 0.45 m
-TOP = 1.5  # height that a stored elevation of 1 stands for, m
+TOP = 1.5  # height of the highest ground without hills, m
+HILL_TOP = 6.0  # the same with hills
+STEEPEST = 25.0  # slope of hills that can be asked for, degrees
+MOST_SAND = 0.8  # share of the arena under sand that can be asked for
 PLAN_CELL = 0.25  # side of a planning cell, m
 ROCKS = 28  # size of the rock bank; a layout shows 14 to 26 of them
 ROVER_RADIUS = 0.55  # the rover's footprint as a disc, m
-PASSAGE = 1.5  # least gap between two rocks: the rover can drive through any, so that detours stay short, m
-GOAL_DISTANCE = (4.0, 8.0)  # start to goal, m
+PASSAGE = 1.5  # least gap between two rocks of a standard world: the rover can drive through any, m
 GOAL_BEARING = np.deg2rad(40.0)  # the goal lies within this angle of the start heading, so that the camera sees it
+
+
+@dataclass(frozen=True)
+class World:
+    """How hard layouts are; the defaults are those of "standard"."""
+
+    distance: tuple[float, float] = (4.0, 8.0)  # start to goal, m
+    rocks: tuple[int, int] = (20, 28)  # how many, where there is room for them
+    on_the_way: int = 3  # every so many-th rock lies about the straight way to the goal
+    passage: float = PASSAGE  # least gap between two rocks, m; more than the rover's width, so rocks form no wall
+    roughness: float = 1.0  # factor on the unevenness, whose root-mean-square slope is 4.6 to 7.4 degrees at 1
+    slope: float = 0.0  # steepest slope of hills, degrees; 0: no hills
+    sand: float = 0.0  # share of the arena under loose sand
+    steps: int = 200  # until time-out
+
+    @property
+    def top(self) -> float:
+        """Height that a stored elevation of 1 stands for, m."""
+        return HILL_TOP if self.slope > 0 or self.roughness > 1 else TOP
+
+
+DIFFICULTIES = {
+    "easy": World(distance=(3.0, 5.0), rocks=(6, 12), on_the_way=6, roughness=0.6),
+    "standard": World(),
+    "hard": World((6.0, 10.0), (24, 28), 2, 1.4, roughness=1.2, slope=12.0, sand=0.2, steps=300),
+    "extreme": World((8.0, 12.0), (28, 28), 2, 1.3, roughness=1.5, slope=20.0, sand=0.35, steps=400),
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +76,8 @@ class Layout:
     goal: Floats  # x, y (m)
     sun: Floats  # azimuth, elevation (rad)
     tint: Floats  # [3] RGB of the sunlight in [0,1]
+    sand: Floats | None = None  # [G,G] in [0,1]: how loose the ground is; None: firm everywhere
+    world: World = DIFFICULTIES["standard"]
 
     @cached_property
     def rock_radius(self) -> Floats:
@@ -72,7 +103,26 @@ class Layout:
         # Dearer from a hand's breadth on and steeply more inside the footprint, without a cliff: a rover that slid
         # too close is led on past the rock, not thrown sideways.
         price = 1.0 + 2.0 * np.clip(1 - clearance / 0.3, 0, 1) + 60.0 * np.clip(-clearance, 0, None)
+        if self.world.slope > 0:
+            price += 20.0 * self._steepness() ** 2
+        if self.sand is not None:  # uphill it may hold the rover for good
+            price += self.sand * (2.0 + 25.0 * self._steepness())
         return _wavefront(price, plan_cell(self.goal))
+
+    def _steepness(self) -> Floats:
+        """[G,G] slope of the ground (tangent) about each planning cell, over the rover's length."""
+        xy, reach = plan_centres(), ROVER_RADIUS
+        east, north = np.array([reach, 0.0]), np.array([0.0, reach])
+        rise = [self.height(xy + way) - self.height(xy - way) for way in (east, north)]
+        return np.hypot(*rise) / (2 * reach)
+
+    def looseness(self, xy: Floats) -> Floats:
+        """How loose the ground is at points [...,2] (m), in [0,1]: that of the planning cell they lie in."""
+        if self.sand is None:
+            return np.zeros(np.shape(xy)[:-1])
+        cell = np.floor((np.asarray(xy) + HALF) / PLAN_CELL).astype(int)
+        column, row = np.moveaxis(np.clip(cell, 0, len(self.sand) - 1), -1, 0)
+        return self.sand[row, column]
 
 
 _bank: list[Rock] = []
@@ -123,22 +173,23 @@ def layout_number(split: str, draw: int) -> int:
     return 2 * int(draw) + SPLITS.index(split)
 
 
-def make_layout(number: int) -> Layout:
-    """The layout of that number.
+def make_layout(number: int, world: World = DIFFICULTIES["standard"]) -> Layout:
+    """The layout of that number in a world.
 
-    A way from start to goal always exists: both are clear of rocks, and no two rocks are closer than PASSAGE, which is
-    more than the rover's width, so rocks never form a wall.
+    A way from start to goal always exists: both are clear of rocks, and no two rocks are closer than the world's
+    passage, which is more than the rover's width, so rocks never form a wall. Hills and sand have random numbers of
+    their own: switched on in a world, they leave everything else of its layouts where it was.
     """
     rng = np.random.default_rng([0x726F766572, number])
-    start, goal = _start_and_goal(rng)
-    rock, xy = _scatter(rng, start[:2], goal)
+    start, goal = _start_and_goal(rng, world)
+    rock, xy = _scatter(rng, start[:2], goal, world)
     count = len(rock)
     dark = rng.uniform(0.6, 1.15, (count, 1))
     shades = np.array([(0.62, 0.40, 0.29), (0.52, 0.38, 0.31), (0.72, 0.56, 0.44), (0.47, 0.44, 0.44)])
     warm = rng.uniform(0, 1)
     return Layout(
         number=number,
-        heights=_ground(rng),
+        heights=_with_hills(_ground(rng, world), number, world),
         rock=rock,
         rock_xy=xy,
         rock_yaw=rng.uniform(-np.pi, np.pi, count),
@@ -147,10 +198,12 @@ def make_layout(number: int) -> Layout:
         goal=goal,
         sun=np.array([rng.uniform(-np.pi, np.pi), np.deg2rad(rng.uniform(22, 60))]),
         tint=rng.uniform(0.75, 1) * ((1 - warm) * np.array([1.0, 0.97, 0.92]) + warm * np.array([1.0, 0.82, 0.64])),
+        sand=_sand(number, world.sand) if world.sand > 0 else None,
+        world=world,
     )
 
 
-def _ground(rng: np.random.Generator) -> Floats:
+def _ground(rng: np.random.Generator, world: World) -> Floats:
     """[N,N] m: 40 plane waves of random direction, long ones higher, faded to zero at the arena's edge."""
     waves = 40
     axis = np.linspace(-HALF, HALF, NODES)
@@ -164,31 +217,63 @@ def _ground(rng: np.random.Generator) -> Floats:
     slope = np.hypot(*np.gradient(heights, axis[1] - axis[0]))
     heights *= rng.uniform(0.08, 0.13) / np.sqrt((slope**2).mean())  # root-mean-square slope 4.6 to 7.4 degrees
     heights = np.minimum(heights - heights.min(), TOP)
-    edge = np.clip((HALF - np.abs(axis)) / 2.0, 0, 1)
+    return world.roughness * heights * _fade(axis, 2.0)
+
+
+def _fade(axis: Floats, width: float) -> Floats:
+    """[N,N]: 1 inside, falling smoothly to 0 over the last `width` m before the arena's edge."""
+    edge = np.clip((HALF - np.abs(axis)) / width, 0, 1)
     edge = edge * edge * (3 - 2 * edge)
-    return heights * np.minimum.outer(edge, edge)
+    return np.minimum.outer(edge, edge)
 
 
-def _start_and_goal(rng: np.random.Generator) -> tuple[Floats, Floats]:
+def _waves(rng: np.random.Generator, axis: Floats, lengths: tuple[float, float], count: int) -> Floats:
+    """[n,n] sum of `count` plane waves of random direction and phase, 1 high, on the square grid of `axis` [n]."""
+    length, angle = rng.uniform(*lengths, count), rng.uniform(-np.pi, np.pi, count)
+    phase = rng.uniform(-np.pi, np.pi, count)
+    kx, ky = 2 * np.pi / length * np.cos(angle), 2 * np.pi / length * np.sin(angle)
+    return np.cos(axis[:, None, None] * ky + axis[:, None] * kx + phase).sum(axis=-1)
+
+
+def _with_hills(ground: Floats, number: int, world: World) -> Floats:
+    """[N,N] m: the ground with hills of 7 to 14 m from crest to crest, whose steepest slope is the world's."""
+    if world.slope == 0:
+        return ground
+    axis = np.linspace(-HALF, HALF, NODES)
+    hills = _waves(np.random.default_rng([0x68696C6C, number]), axis, (7.0, 14.0), 6)
+    hills = (hills - hills.min()) * _fade(axis, 5.0)
+    steepest = np.hypot(*np.gradient(hills, axis[1] - axis[0])).max()
+    return np.minimum(ground + hills * np.tan(np.deg2rad(world.slope)) / steepest, HILL_TOP)
+
+
+def _sand(number: int, share: float) -> Floats:
+    """[G,G] in [0,1]: patches of loose sand, half a metre from firm to loose, on `share` of the arena."""
+    axis = plan_centres()[0, :, 0]
+    field = _waves(np.random.default_rng([0x73616E64, number]), axis, (3.0, 8.0), 16)
+    slope = np.hypot(*np.gradient(field, PLAN_CELL)).mean()
+    return np.clip(0.5 + (field - np.quantile(field, 1 - share)) / (0.5 * slope), 0, 1)
+
+
+def _start_and_goal(rng: np.random.Generator, world: World) -> tuple[Floats, Floats]:
     """Start (x, y, yaw) and goal (x, y), both inside the part of the arena that is not faded."""
     while True:
         start = rng.uniform(-6, 6, 2)
-        bearing, distance = rng.uniform(-np.pi, np.pi), rng.uniform(*GOAL_DISTANCE)
+        bearing, distance = rng.uniform(-np.pi, np.pi), rng.uniform(*world.distance)
         goal = start + distance * np.array([np.cos(bearing), np.sin(bearing)])
         if np.abs(goal).max() < 6.5:
             return np.append(start, bearing + rng.uniform(-GOAL_BEARING, GOAL_BEARING)), goal
 
 
-def _scatter(rng: np.random.Generator, start: Floats, goal: Floats) -> tuple[NDArray[np.int64], Floats]:
-    """Bank indices [R] and places [R,2] of rocks: every third one about the line from start to goal."""
+def _scatter(rng: np.random.Generator, start: Floats, goal: Floats, world: World) -> tuple[NDArray[np.int64], Floats]:
+    """Bank indices [R] and places [R,2] of rocks, some of them about the line from start to goal."""
     bank = np.array([rock.radius for rock in rock_bank()])
     along = goal - start
     across = np.array([-along[1], along[0]]) / np.linalg.norm(along)
     tries = 30
     chosen: list[int] = []
     places = np.empty((0, 2))
-    for n, k in enumerate(rng.permutation(ROCKS)[: rng.integers(20, ROCKS + 1)]):
-        if n % 3:
+    for n, k in enumerate(rng.permutation(ROCKS)[: rng.integers(world.rocks[0], world.rocks[1] + 1)]):
+        if n % world.on_the_way:
             xy = (start + goal) / 2 + rng.uniform(-6.5, 6.5, (tries, 2))
         else:
             xy = start + rng.uniform(0.1, 0.95, (tries, 1)) * along + rng.normal(0, 0.8, (tries, 1)) * across
@@ -196,7 +281,7 @@ def _scatter(rng: np.random.Generator, start: Floats, goal: Floats) -> tuple[NDA
         others = np.linalg.norm(xy[:, None] - places, axis=-1) - bank[chosen] - bank[k]
         clear = (
             (ends > bank[k] + ROVER_RADIUS + 0.6)
-            & (others > PASSAGE).all(axis=1)
+            & (others > world.passage).all(axis=1)
             & (np.abs(xy).max(axis=1) < HALF - 1.2)
         )
         if clear.any():
