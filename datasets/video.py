@@ -129,6 +129,12 @@ class VideoReader:
         for stamp, frame in self._decoder.frames(plan.segments):
             yield numbers[stamp], frame
 
+    def picture(self, frame: Any) -> np.ndarray:
+        """A frame of `frames` as `read_array` gives it: rotated, scaled, uint8 RGB [H,W,C]."""
+        out = np.empty((*self.size, 3), np.uint8)
+        _picture(self._reformatter, frame, self.index.turn, self._native, out)
+        return out
+
     def _check(self, indices: Sequence[int]) -> None:
         if len(indices) and not 0 <= min(indices) <= max(indices) < len(self):
             raise VidsslError(

@@ -5,7 +5,8 @@
     DIR/steps/000000.safetensors  action, executed [T,A], proprio [T,P], reward [T]; outcome in the metadata
 
 An episode counts once its safetensors file is there; that file is written last, so a kill leaves no half episode.
-`DIR/episodes` is a folder of videos like any other: `vidssl pretrain` takes it as it is.
+`DIR/episodes` is a folder of videos like any other: `vidssl pretrain` takes it as it is. The other form a recording
+can have is a LeRobot data set, see `lerobot_episodes`.
 
 Letters: T steps of an episode, A action size, P proprioception size, H, W image sides.
 """
@@ -135,10 +136,15 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 
 def open_recording(folder: Path) -> Recording:
-    """Read a recording's facts and steps; videos are decoded by `Recording.frames`.
+    """Read a recording's facts and steps; videos are decoded by `Recording.frames`. A LeRobot data set will do too.
 
-    Raises VidsslError when the folder is no recording, holds no episode or a damaged one.
+    Raises VidsslError when the folder is no recording, holds no episode or a damaged one; for a LeRobot data set see
+    `lerobot_episodes.open_lerobot`.
     """
+    from .lerobot_episodes import is_lerobot, open_lerobot
+
+    if is_lerobot(folder):
+        return open_lerobot(folder)
     meta = read_meta(folder)
     episodes = list(_episodes(folder))
     if not episodes:

@@ -1,9 +1,10 @@
 """Drive an environment and record what its camera sees."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -13,12 +14,16 @@ from vidssl.errors import VidsslError, unknown_name
 
 from .controllers import Controller, ExpertController, RandomController
 from .episodes import Episode, Recording, open_recording, start_recording, write_episode
-from .pixels import camera_image, control_box, episode_seed, find_image, make_env, proprioception
+from .pixels import PROPRIO, camera_image, control_box, episode_seed, find_image, make_env, proprioception
+
+if TYPE_CHECKING:
+    from .lerobot_episodes import EpisodeWriter
 
 POLICIES: dict[str, Callable[[gym.Env[Any, Any]], Controller]] = {
     "expert": ExpertController,
     "random": RandomController,
 }
+FORMATS = ("mp4", "lerobot")
 PERSISTENCE = 0.8  # of the action noise from one step to the next
 
 
@@ -32,6 +37,7 @@ def record(
     seed: int = 0,
     split: str = "train",
     size: int | None = None,
+    form: str = "mp4",
     overwrite: bool = False,
     resume: bool = False,
 ) -> Recording:
@@ -40,6 +46,7 @@ def record(
     Args:
         env_id, split, size: see `pixels.make_env`.
         folder, overwrite, resume: see `episodes.start_recording`.
+        form: of the folder, "mp4" (see `episodes`) or "lerobot" (see `lerobot_episodes`).
         policy: a key of `POLICIES`.
         noise: standard deviation of the noise on executed actions, in half-widths of the action range; labels
             stay clean.
@@ -50,6 +57,8 @@ def record(
 
     if policy not in POLICIES:
         raise unknown_name("policy", policy, POLICIES)
+    if form not in FORMATS:
+        raise unknown_name("format", form, FORMATS)
     if episodes < 1 or not 0 <= noise <= 2:
         raise VidsslError(f"episodes must be at least 1 and noise in 0..2, got {episodes} and {noise}")
     env = make_env(env_id, split, size)
@@ -63,10 +72,19 @@ def record(
             "seed": seed,
             "split": split,
         } | _facts(env)
-        done = start_recording(folder, facts, overwrite=overwrite, resume=resume)
-        for index in track(range(done, episodes), description=f"recording {env_id}"):
-            frames, episode = drive(env, driver, episode_seed(seed, index, split), noise)
-            write_episode(folder, index, frames, episode, facts["fps"])
+        keep = {"overwrite": overwrite, "resume": resume}
+        if form == "lerobot":
+            writer = _lerobot_writer(env, folder, facts, **keep)
+            done = writer.episodes
+        else:
+            writer, done = None, start_recording(folder, facts, **keep)
+        with writer or nullcontext():
+            for index in track(range(done, episodes), description=f"recording {env_id}"):
+                frames, episode = drive(env, driver, episode_seed(seed, index, split), noise)
+                if writer is None:
+                    write_episode(folder, index, frames, episode, facts["fps"])
+                else:
+                    writer.write(frames, episode)
     finally:
         env.close()
     return open_recording(folder)
@@ -105,6 +123,16 @@ def _noise(rng: np.random.Generator, sigma: float, box: gym.spaces.Box) -> Itera
     while True:
         yield scale * state
         state = PERSISTENCE * state + np.sqrt(1 - PERSISTENCE**2) * rng.standard_normal(box.shape)
+
+
+def _lerobot_writer(env: gym.Env[Any, Any], folder: Path, facts: dict[str, Any], **keep: bool) -> "EpisodeWriter":
+    from .lerobot_episodes import EpisodeWriter
+
+    space = env.observation_space
+    senses = space.spaces.get(PROPRIO) if isinstance(space, gym.spaces.Dict) else None
+    proprio = 0 if senses is None else int(np.prod(senses.shape or ()))
+    height, width = find_image(space).shape[:2]
+    return EpisodeWriter(folder, facts["fps"], (height, width), control_box(env).shape[0], proprio, facts, **keep)
 
 
 def _facts(env: gym.Env[Any, Any]) -> dict[str, Any]:

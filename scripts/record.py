@@ -1,9 +1,10 @@
-"""Record episodes of an environment: the camera as MP4, actions and outcomes beside it.
+"""Record episodes of an environment: the camera as MP4, actions and outcomes beside it, or as a LeRobot data set.
 
 Example:
 
     vidssl record vidssl/Rover-v0 --episodes 80 --noise 0.3 --out demos
     vidssl pretrain demos/episodes --out runs/rover
+    vidssl record vidssl/Rover-v0 --episodes 80 --format lerobot --out demos-lerobot
 
 With --noise the noisy action is executed and the policy's clean one is stored as the label (as in DART, Laskey et al.
 2017), so that a clone also sees how to come back from mistakes. An interrupted recording goes on with --resume.
@@ -11,7 +12,7 @@ With --noise the noisy action is executed and the policy's clean one is stored a
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -36,6 +37,8 @@ class Config:
     """layouts to record on: train or test"""
     size: int | None = None
     """side of the camera image in pixels; the environment's own if left out"""
+    format: Literal["mp4", "lerobot"] = "mp4"
+    """an MP4 and a safetensors file an episode, or a LeRobotDataset v3.0"""
     overwrite: Flag = False
     """replace the episodes in the folder"""
     resume: Flag = False
@@ -56,6 +59,7 @@ def main(argv: list[str] | None = None) -> None:
         seed=config.seed,
         split=config.split,
         size=config.size,
+        form=config.format,
         overwrite=config.overwrite,
         resume=config.resume,
     )
