@@ -138,6 +138,8 @@ class RoverEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         write_layout(self._model, self._data, self.layout, self._options.weather)
         if self.pixels or self._renderer:
             self._gl().upload(texture=self._model.texture("ground").id, hfield=0)
+        if self._sand is not None:
+            self._sand.apply(self._model, self._data, self.layout)
         mujoco.mj_step(self._model, self._data, nstep=20)  # settle on the springs
         mujoco.mj_forward(self._model, self._data)
         self._steps, self._distance = 0, self._goal_distance()

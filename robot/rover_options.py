@@ -42,13 +42,12 @@ def conditions(
         world = replace(world, slope=_within("slope", slope, STEEPEST, "degrees"))
     if sand is not None:
         world = replace(world, sand=_within("sand", sand, MOST_SAND, "of the ground"))
-    names = ("camera_noise", "depth_noise", "proprio_noise")
-    strengths = [
-        _within(name, value, WORST, "times a plain sensor's") for name, value in zip(names, noise, strict=True)
-    ]
-    dust = _within("dust", dust, 1.0, "(a storm)")
-    weather = Weather(daylight, dust)
-    return Options(world, weather, Sensors(*strengths, dust, weather.fog))
+    camera, depth, proprio = (
+        _within(f"{name}_noise", value, WORST, "times a plain sensor's")
+        for name, value in zip(("camera", "depth", "proprio"), noise, strict=True)
+    )
+    weather = Weather(daylight, _within("dust", dust, 1.0, "(a storm)"))
+    return Options(world, weather, Sensors(camera, depth, proprio, weather.dust, weather.fog))
 
 
 def _within(name: str, value: float, most: float, unit: str) -> float:

@@ -242,7 +242,7 @@ def _with_hills(ground: Floats, number: int, world: World) -> Floats:
     axis = np.linspace(-HALF, HALF, NODES)
     hills = _waves(np.random.default_rng([0x68696C6C, number]), axis, (7.0, 14.0), 6)
     hills = (hills - hills.min()) * _fade(axis, 5.0)
-    steepest = np.hypot(*np.gradient(hills, axis[1] - axis[0])).max()
+    steepest = np.hypot(np.diff(hills, axis=0)[:, :-1], np.diff(hills, axis=1)[:-1]).max() / (axis[1] - axis[0])
     return np.minimum(ground + hills * np.tan(np.deg2rad(world.slope)) / steepest, HILL_TOP)
 
 
