@@ -1,10 +1,11 @@
 """A camera in another package's MuJoCo environment, drawn by our renderer: one GL context a process, any image size.
 
 The environment's own renderer is never used. Each of those makes a GL context of its own, several of which in one
-process have spoilt each other's pictures; and it draws shadows, reflections and four samples a pixel, which at camera
-sizes take most of the time and show next to nothing.
+process have spoilt each other's pictures; and it draws shadows, reflections, four samples a pixel and triangles far
+smaller than one, which at camera sizes take most of the time and show next to nothing.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from vidssl.errors import VidsslError
 from vidssl.rendering import SceneRenderer, load_mujoco
+
+from .coarse_meshes import coarse_meshes
 
 if TYPE_CHECKING:
     import mujoco
@@ -30,6 +33,7 @@ class View:
         position: moves the named camera there, m, in the frame of the body it belongs to.
         upside_down: the model mounts this camera upside down; its picture is turned by 180°.
         lookat, distance, azimuth, elevation: of the free camera, m and degrees.
+        detail: what is smaller than this, m, need not be seen (`coarse_meshes`); 0 to draw all there is.
     """
 
     name: str | None = None
@@ -39,6 +43,7 @@ class View:
     distance: float = 1.0
     azimuth: float = 90.0
     elevation: float = -45.0
+    detail: float = 0.0
 
 
 class MujocoCamera:
@@ -59,9 +64,11 @@ class MujocoCamera:
         model = env.model
         if model.ngeom + model.nsite > MOST_GEOMS:
             raise VidsslError(f"the scene has {model.ngeom} geoms and {model.nsite} sites; at most {MOST_GEOMS} fit")
-        self._simplify(model, largest)
+        detail = 0.0 if view is None else view.detail
+        self._simplify(model, largest, detail)
         self._camera = _own_camera(self._mj, env) if view is None else _camera(self._mj, model, view)
-        self._renderer = SceneRenderer(model)
+        with coarse_meshes(model, detail) if detail else nullcontext():
+            self._renderer = SceneRenderer(model)
 
     def __call__(self, size: int) -> NDArray[np.uint8]:
         """The scene as it is now, uint8 [size,size,3]."""
@@ -72,12 +79,14 @@ class MujocoCamera:
         """Free the GL objects; safe to call twice."""
         self._renderer.close()
 
-    def _simplify(self, model: "mujoco.MjModel", largest: int) -> None:
+    def _simplify(self, model: "mujoco.MjModel", largest: int, detail: float) -> None:
         """Leave out what costs time; only what is drawn changes, never the physics."""
         model.vis.quality.shadowsize = model.vis.quality.offsamples = 0
         model.vis.global_.offwidth = model.vis.global_.offheight = largest
         model.vis.map.fogstart, model.vis.map.fogend = FAR, 2 * FAR
         model.mat_reflectance[:] = 0
+        if detail:  # balls and cylinders of as few facets as a small picture shows
+            model.vis.quality.numslices, model.vis.quality.numstacks, model.vis.quality.numquads = 12, 8, 1
 
 
 def is_mujoco(env: Any) -> bool:

@@ -31,6 +31,7 @@ from . import meta_world
 from .mujoco_camera import MujocoCamera, View, is_mujoco
 
 SIZE = 96  # side of the image when none is asked for
+DETAIL = 0.006  # m; half a pixel of a 96-pixel image from 1.2 m
 PICTURE = 480  # side of `render()`'s picture of a MuJoCo scene
 MUJOCO_PACKAGES = ("gymnasium_robotics", "metaworld")
 EXTRA = "pip install 'vidssl[robots]'"
@@ -92,18 +93,18 @@ BENCHMARKS: dict[str, Benchmark] = {
     # The view of Seo et al. 2022 (Masked World Models), which others have taken over.
     meta_world.PREFIX: Benchmark(
         "metaworld",
-        view=View("corner2", position=(0.75, 0.075, 0.7), upside_down=True),
+        view=View("corner2", position=(0.75, 0.075, 0.7), upside_down=True, detail=DETAIL),
         place_goal=meta_world.place_goal,
         senses=lambda observation: observation[:4],  # hand's position, gripper's opening
         ends_on_success=True,
     ),
     # The environment's own view is of the whole robot, with a goal of one pixel: these are of the workspace.
-    "FetchSlide": _fetch(View(lookat=(1.5, 0.75, 0.4), distance=1.6, azimuth=120.0, elevation=-35.0)),
-    "Fetch": _fetch(View(lookat=(1.34, 0.75, 0.52), distance=1.2, azimuth=120.0, elevation=-30.0)),
+    "FetchSlide": _fetch(View(lookat=(1.5, 0.75, 0.4), distance=1.6, azimuth=120.0, elevation=-35.0, detail=DETAIL)),
+    "Fetch": _fetch(View(lookat=(1.34, 0.75, 0.52), distance=1.2, azimuth=120.0, elevation=-30.0, detail=DETAIL)),
     "Adroit": Benchmark("gymnasium_robotics"),
     "Franka": Benchmark("gymnasium_robotics"),
-    "HandManipulate": Benchmark("gymnasium_robotics"),
-    "HandReach": Benchmark("gymnasium_robotics"),
+    "HandManipulate": Benchmark("gymnasium_robotics", place_goal=lambda bare: bare._render_callback()),
+    "HandReach": Benchmark("gymnasium_robotics", place_goal=lambda bare: bare._render_callback()),
 }
 OTHER = Benchmark()
 
