@@ -29,7 +29,11 @@ from .rollout import MakeController
 FORMAT = 1
 FILE = "controller.json"
 CONTROLLERS = {
+    "chunk": "vidssl.robot.chunk_controller:ChunkController",
     "clone": "vidssl.robot.controllers:CloneController",
+    "monitored": "vidssl.robot.monitored:MonitoredController",
+    "planner": "vidssl.robot.planner:PlanController",
+    "sb3": "vidssl.robot.policies:PolicyController",
 }
 
 

@@ -1,61 +1,20 @@
-"""Videos and film strips of evaluated episodes: the scene beside what the camera saw.
-
-Episodes are replayed from their seed and actions, so that evaluation itself renders nothing twice.
-"""
+"""Videos and film strips of evaluated episodes: the scene, what the camera saw, and the goal where there is one."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
 from vidssl.datasets.mp4 import write_video
 
-from .pixels import camera_image
+from .replay import Moment, replay
 from .rollout import EpisodeResult, Place
 from .video import caption, film_strip, fit_height, write_png
 
 HEIGHT = 240  # of the pictures in a video, pixels
 HOLD = 10  # times the last frame is shown, to read the outcome
+__all__ = ["Moment", "film", "notable", "replay", "write_episode_video", "write_film_strip"]
 GREEN, RED, WHITE = (120, 230, 120), (255, 110, 100), (235, 235, 235)
-
-
-@dataclass(frozen=True)
-class Moment:
-    """One tick of a replayed episode: the third-person `scene` and the `camera` image, uint8 [h,w,3]."""
-
-    step: int
-    scene: np.ndarray
-    camera: np.ndarray
-
-
-def replay(place: Place, episode: EpisodeResult) -> list[Moment]:
-    """All moments of an episode, the first observation and the last included; none of one that never began.
-
-    The step in which an episode broke off (an environment that raised or hung) is not repeated.
-    """
-    if episode.length == 0:
-        return []
-    env = place.make(render_mode="rgb_array")
-    try:
-        observation, _ = env.reset(seed=episode.seed)
-        moments = [_moment(env, observation, 0)]
-        for step, action in enumerate(episode.actions[: episode.length], start=1):
-            observation, *_ = env.step(action)
-            moments.append(_moment(env, observation, step))
-        return moments
-    finally:
-        env.close()
-
-
-def _moment(env: gym.Env[Any, Any], observation: Any, step: int) -> Moment:
-    camera = camera_image(observation).copy()
-    scene = np.asarray(env.render())
-    if scene.dtype != np.uint8 or scene.ndim != 3 or scene.shape[2] != 3:  # nothing but the camera can be seen
-        scene = camera
-    return Moment(step, scene, camera)
 
 
 def notable(results: Sequence[EpisodeResult]) -> dict[str, EpisodeResult]:
@@ -103,10 +62,11 @@ def write_film_strip(path: Path, arm: str, moments: Sequence[Moment], episode: E
 
 def _frames(arm: str, moments: Sequence[Moment], episode: EpisodeResult, fps: float) -> Iterator[np.ndarray]:
     for moment in moments:
-        pair = np.concatenate([fit_height(moment.scene, HEIGHT), fit_height(moment.camera, HEIGHT)], axis=1)
+        pictures = [moment.scene, moment.camera, *([] if moment.goal is None else [moment.goal])]
+        row = np.concatenate([fit_height(picture, HEIGHT) for picture in pictures], axis=1)
         last = moment is moments[-1]
         text = f"{arm}   layout {episode.seed}   step {moment.step}   {moment.step / fps:.1f} s"
-        shown = caption(pair, text + (f"   {_outcome(episode)}" if last else ""), _colour(episode) if last else WHITE)
+        shown = caption(row, text + (f"   {_outcome(episode)}" if last else ""), _colour(episode) if last else WHITE)
         for _ in range(HOLD if last else 1):
             yield shown
 

@@ -68,6 +68,8 @@ class Config:
     """folder for results, policies, plot and videos"""
     overwrite: Flag = False
     """forget the episodes and policies in --out, and start afresh"""
+    save: Path | None = None
+    """also save the episodes, with what the camera saw, as LeRobot data sets SAVE/ARM"""
     no_videos: Flag = False
     """leave out videos and film strip"""
 
@@ -87,12 +89,15 @@ def run(config: Config) -> dict[str, Any]:
     from vidssl.robot.comparison import print_table
     from vidssl.scripts.robot_eval_arms import evaluate_arms
     from vidssl.scripts.robot_eval_inputs import forget, prepare
+    from vidssl.scripts.robot_eval_save import check_free, save
 
     _check_numbers(config)
     started = time.perf_counter()
     if config.overwrite:
         forget(config.out)
     inputs = prepare(config)
+    if config.save is not None and not config.overwrite:
+        check_free(config.save, inputs.arms)
     for note in inputs.notes:
         print(note)
     driven = evaluate_arms(config, inputs)
@@ -101,6 +106,8 @@ def run(config: Config) -> dict[str, Any]:
     results["timings"] = timings | {"total_seconds": time.perf_counter() - started}
     write_json(config.out / "results.json", results)
     print_table(results, _about(results))
+    if config.save is not None:
+        save(config.save, inputs, driven.outcomes, config.overwrite)
     _show(config, inputs, driven, results)
     return results
 

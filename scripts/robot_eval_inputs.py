@@ -15,7 +15,7 @@ from vidssl.robot.cloning import CloningConfig
 from vidssl.robot.comparison import CEILING, FLOOR, why_no_expert
 from vidssl.robot.controller_files import identity, is_controller, load_controller
 from vidssl.robot.episodes import Recording, open_recording
-from vidssl.robot.pixels import find_image
+from vidssl.robot.pixels import episode_seed, find_image
 from vidssl.robot.recording import record
 from vidssl.robot.rollout import MakeController, Place
 from vidssl.robot.spaces import encoder_notes
@@ -170,7 +170,13 @@ def _demonstrations(config: "Config", image_size: tuple[int, int], no_expert: st
     for key, wanted in {"env": config.env, "split": "train"}.items():
         if recording.meta[key] != wanted:
             raise VidsslError(f"{config.demos}: {key} is {recording.meta[key]!r}, needed {wanted!r}; record others")
-    if recording.meta["policy"] == "random":
+    test = {episode_seed(config.seed, index, "test") for index in range(config.episodes)}
+    if shared := test & {episode.seed for episode in recording.episodes}:
+        raise VidsslError(
+            f"{config.demos}: {len(shared)} of its episodes show layouts of this test, e.g. that of seed "
+            f"{min(shared)}; record others with `vidssl record`, or choose another --seed"
+        )
+    if recording.meta.get("policy") == "random":
         raise VidsslError(f"{config.demos}: policy is 'random', and nothing is learned from that; record an expert")
     (height, width), seen = image_size, list(recording.meta["image_size"])
     if list(image_size) != seen:

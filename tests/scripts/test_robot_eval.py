@@ -1,7 +1,11 @@
 """`vidssl robot-eval` end to end on the tiny world: a table, a JSON that repeats itself, pictures."""
 
 import json
+import os
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ from vidssl.robot import expert
 from vidssl.robot.rollout import Place
 from vidssl.robot.showreel import replay
 from vidssl.scripts.robot_eval import Config, main, run
+from vidssl.scripts.robot_eval_inputs import cloning_config
 
 sys.path.append(str(Path(__file__).parents[1] / "robot"))
 import tiny_env
@@ -152,6 +157,11 @@ def test_mistakes(config: Config, folder: Path, results: dict[str, Any]) -> None
         ({"head_steps": 0}, "--head-steps: got 0; at least 1"),
         ({"pixel_minutes": 0.0}, "--pixel-minutes: got 0"),
         ({"seeds": (1, 1)}, "distinct seeds"),
+        ({"deadline": 0.0}, "--deadline: got 0.0 s"),
+        ({"controllers": ("mine",)}, "write NAME=FOLDER or NAME=module:Class"),
+        ({"controllers": ("pixels=a:B",)}, "the name 'pixels' is taken"),
+        ({"controllers": ("mine=nowhere",)}, "no saved controller"),
+        ({"controllers": ("mine=json:Nothing",)}, "write it as module:Class"),
         ({"demos": folder / "run"}, "not a folder of recorded episodes"),
         ({"demos": demos, "demo_episodes": 99}, "holds 12 demonstrations"),
         ({"demos": demos, "size": 48}, r"images of 32x32.*48x48"),
@@ -161,6 +171,103 @@ def test_mistakes(config: Config, folder: Path, results: dict[str, Any]) -> None
         with pytest.raises(VidsslError, match=message):
             run(replace(config, **{"out": folder / "mistake", "no_videos": True, **change}))
         assert not (folder / "mistake" / "results.json").exists()
+
+
+SLOW = """
+import os, time
+import numpy as np
+class Slow:
+    def __init__(self, env): pass
+    def reset(self):
+        self.count = 0
+        with open("layouts.txt", "a") as log: log.write(f"{os.getpid()}\\n")
+    def __call__(self, observation):
+        self.count += 1
+        time.sleep(0.03)
+        return np.float32([0.7, 0.01 * self.count])
+"""
+
+
+def test_killed_and_started_again_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow_pilot.py").write_text(SLOW)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    options = f"slow_pilot:Slow --env {TINY} --episodes 40 --arms random --no-videos".split()
+    paths = {"PYTHONPATH": os.pathsep.join([str(Path(tiny_env.__file__).parent), *sys.path])}
+    command = [sys.executable, "-m", "vidssl.scripts.cli", "robot-eval", *options, "--workers", "1", "--out", "out"]
+    process = subprocess.Popen(command, env=os.environ | paths)
+    kept, layouts = tmp_path / "out" / "episodes" / "Slow-seed0.safetensors", tmp_path / "layouts.txt"
+    wait_for(kept.exists)
+    process.kill()
+    process.wait()
+    worker = int(layouts.read_text().split()[0])
+    wait_for(lambda: not Path(f"/proc/{worker}/stat").exists())
+    before = len(layouts.read_text().split())
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    main([*options, "--workers", "0", "--out", "out"])
+    assert before < 40 <= len(layouts.read_text().split()) < 40 + before, "what was kept is not run again"
+    main([*options, "--workers", "0", "--out", "whole"])
+    again, whole = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("out", "whole"))
+    for results in (again, whole):
+        results.pop("timings")
+    assert again == whole
+    with pytest.raises(
+        VidsslError, match=r"random-seed0.safetensors was made with other settings \(seed: was 0, now 1\)"
+    ):
+        main([*options, "--workers", "0", "--out", "out", "--seed", "1"])
+    main([*options, "--workers", "0", "--out", "out", "--seed", "1", "--overwrite"])
+
+
+def wait_for(true: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_policies_are_kept_and_drive_again(results: dict[str, Any], config: Config, folder: Path) -> None:
+    kept = folder / "out" / "controllers" / "learned-seed1"
+    again = run(Config(run=kept, env=TINY, episodes=6, workers=0, out=folder / "kept", no_videos=True))
+    assert list(again["arms"]) == ["random", "learned-seed1", "expert"]
+    assert again["arms"]["learned-seed1"]["results"] == results["arms"]["learned"]["results"][6:]
+    assert again["demonstrations"] is None
+    assert set(again["paired"]) == {"learned-seed1 - random", "learned-seed1 - expert"}
+    with pytest.raises(VidsslError, match=r"learned-seed0 was made with other settings \(budget: was .*now"):
+        run(replace(config, head_steps=21, arms=("learned",), no_videos=True))
+
+
+def test_more_controllers_and_saved_episodes(config: Config, folder: Path, results: dict[str, Any]) -> None:
+    from vidssl.robot.episodes import open_recording
+
+    clone = f"again={folder / 'out' / 'controllers' / 'learned-seed0'}"
+    options = replace(config, arms=("learned",), seeds=(0,), demos=folder / "out" / "demos", controllers=(clone,))
+    options = replace(options, out=folder / "more", save=folder / "saved", no_videos=True)
+    both = run(options)
+    assert list(both["arms"]) == ["random", "learned", "again", "expert"]
+    assert both["arms"]["again"]["results"] == both["arms"]["learned"]["results"]
+    assert both["paired"]["learned - again"]["p"] == 1
+    for arm, row in both["arms"].items():
+        saved = open_recording(folder / "saved" / arm)
+        assert [(e.seed, e.success, e.steps) for e in saved.episodes] == [
+            (r["seed"], r["success"], r["length"]) for r in row["results"]
+        ]
+        assert saved.frames(0).shape == (saved.episodes[0].steps, 32, 32, 3)
+        assert saved.meta["split"] == "test"
+    with pytest.raises(VidsslError, match=r"saved/random is there already; choose another --save"):
+        run(options)
+
+
+def test_settings_of_clones() -> None:
+    config = cloning_config(["hidden=32", "dropout=0", "holdout=0.5"])
+    assert (config.hidden, config.dropout, config.holdout) == (32, 0, 0.5)
+    for text, message in (
+        ("hidden", "write name=value, of hidden"),
+        ("width=3", r"unknown cloning setting 'width'.*hidden"),
+        ("seed=3", "unknown cloning setting"),
+        ("hidden=wide", "write a value like its default, 256"),
+    ):
+        with pytest.raises(VidsslError, match=message):
+            cloning_config([text])
 
 
 def test_demonstrations_of_test_layouts_are_refused(config: Config, folder: Path) -> None:
