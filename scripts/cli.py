@@ -18,6 +18,7 @@ COMMANDS = {
     "record": "record episodes of an environment as MP4",
     "robot-eval": "judge features by the policies built on them",
     "robot-rl": "learn a policy on a run's features by reinforcement",
+    "lag-study": "success against round-trip delay, driven from afar and on board",
     "train-rotation": "learn the rotation between depth views of objects never seen",
     "rotation-pairs": "write pairs of depth views with the rotation between them",
     "evaluate-rotation": "judge rotation estimators on pairs of views",
