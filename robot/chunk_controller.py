@@ -39,6 +39,7 @@ class Looks:
         euler: steps from noise to chunk.
         seed: of the noise; every episode starts with the same.
         proprio: P.
+        relative: whether the head says how far from the present place, and not where.
         goals: whether the head is told the features of a goal picture.
     """
 
@@ -47,7 +48,13 @@ class Looks:
     euler: int
     seed: int
     proprio: int
+    relative: bool = False
     goals: bool = False
+
+
+def unit_range(x: Tensor, low: np.ndarray, high: np.ndarray) -> Tensor:
+    """Numbers [...,A] in units of actions, scaled so that low..high is -1..1."""
+    return 2 * (x - torch.from_numpy(low)) / torch.from_numpy(high - low) - 1
 
 
 class ChunkController:
@@ -117,6 +124,8 @@ class ChunkController:
         noise = torch.randn(1, self.head.size_out, generator=self._noise)
         inputs = torch.cat([part.flatten() for part in parts])[None]
         chunk = self.head.sample(inputs, noise, self.looks.euler).view(-1, len(self.low))
+        if self.looks.relative:
+            chunk = chunk + unit_range(self._known[-1][: len(self.low)], self.low, self.high)
         actions = chunk[: self.looks.execute].clamp(-1, 1).numpy()
         return self.low + (actions + 1) / 2 * (self.high - self.low)
 

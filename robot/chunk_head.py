@@ -5,9 +5,9 @@
     chunk at time τ ─────────────────────────────┘                                 l1: no noise, no time, one step
 
 People who solve a task twice do it in two ways; a regression answers with the mean of both, which may be neither. A
-flow answers with one of them. Flow matching and not diffusion: the same network and as plain a loss, but straight paths,
-which a handful of Euler steps follow (Lipman et al. 2023, "Flow Matching for Generative Modeling", arXiv 2210.02747;
-for actions Black et al. 2024, "π0", arXiv 2410.24164).
+flow answers with one of them. Flow matching and not diffusion: the same network and as plain a loss, but straight
+paths, which a handful of Euler steps follow (Lipman et al. 2023, "Flow Matching for Generative Modeling", arXiv
+2210.02747; for actions Black et al. 2024, "π0", arXiv 2410.24164).
 
 B samples, I numbers that a chunk hangs on, C numbers of a chunk, W width.
 """
@@ -39,6 +39,8 @@ class ChunkHead(nn.Module):
     name: ClassVar[str]
     mean: Tensor
     std: Tensor
+    centre: Tensor
+    scale: Tensor
 
     def __init__(self, size_in: int, size_out: int, width: int = 256, blocks: int = 3, dropout: float = 0.1) -> None:
         super().__init__()
@@ -47,6 +49,8 @@ class ChunkHead(nn.Module):
         self.config: dict[str, Any] = {"kind": self.name, **sizes, "dropout": dropout}
         self.register_buffer("mean", torch.zeros(size_in))
         self.register_buffer("std", torch.ones(size_in))
+        self.register_buffer("centre", torch.zeros(size_out))
+        self.register_buffer("scale", torch.ones(size_out))
         self.embed = nn.Sequential(
             *(nn.Dropout(dropout), nn.Linear(size_in, width), nn.LayerNorm(width), nn.SiLU()),
             *(nn.Dropout(dropout), nn.Linear(width, width)),
@@ -56,17 +60,27 @@ class ChunkHead(nn.Module):
         self.blocks = nn.ModuleList(_Block(width, dropout) for _ in range(blocks))
         self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, size_out))
 
-    def standardise(self, inputs: Tensor) -> None:
-        """Take mean and spread from inputs `[n,I]`; what does not vary keeps a floor under its spread."""
+    def standardise(self, inputs: Tensor, chunks: Tensor) -> None:
+        """Take mean and spread from inputs `[n,I]` and chunks `[n,C]`; what does not vary keeps a floor under it."""
         self.mean.copy_(inputs.mean(0))
         self.std.copy_(inputs.std(0).clamp_min(1e-4))
+        self.centre.copy_(chunks.mean(0))
+        self.scale.copy_(chunks.std(0).clamp_min(1e-3))
 
     def loss(self, inputs: Tensor, chunk: Tensor) -> Tensor:
-        """What to minimise, mean over inputs `[B,I]` and true chunks `[B,C]` in -1..1; draws from torch's generator."""
-        raise NotImplementedError
+        """What to minimise, mean over inputs `[B,I]` and true chunks `[B,C]`; draws from torch's generator."""
+        return self.loss_of(self.condition(inputs), (chunk - self.centre) / self.scale)
 
     def sample(self, inputs: Tensor, noise: Tensor, steps: int) -> Tensor:
         """A chunk `[B,C]` each for inputs `[B,I]`, from standard normal noise `[B,C]` in Euler steps."""
+        return self.sample_of(self.condition(inputs), noise, steps) * self.scale + self.centre
+
+    def loss_of(self, condition: Tensor, chunk: Tensor) -> Tensor:
+        """The loss, of inputs embedded `[B,W]` and standardised chunks `[B,C]`."""
+        raise NotImplementedError
+
+    def sample_of(self, condition: Tensor, noise: Tensor, steps: int) -> Tensor:
+        """Standardised chunks `[B,C]`."""
         raise NotImplementedError
 
     def condition(self, inputs: Tensor) -> Tensor:
@@ -83,18 +97,19 @@ class ChunkHead(nn.Module):
 
 
 class FlowHead(ChunkHead):
-    """Noise at time 0 moves along a learned velocity to a chunk at time 1; along the straight line, a - e."""
+    """Noise e at time 0 moves along a learned velocity to a chunk a at time 1; along the straight line, a - e."""
 
     name = "flow"
 
-    def loss(self, inputs: Tensor, chunk: Tensor) -> Tensor:
+    def loss_of(self, condition: Tensor, chunk: Tensor) -> Tensor:
         """E |v((1 - τ) e + τ a, τ) - (a - e)|², τ uniform (Lipman et al., eq. 23 with σ = 0)."""
         noise, time = torch.randn_like(chunk), torch.rand(len(chunk))
         between = torch.lerp(noise, chunk, time[:, None])
-        return F.mse_loss(self.velocity(self.condition(inputs), between, time), chunk - noise)
+        return F.mse_loss(self.velocity(condition, between, time), chunk - noise)
 
-    def sample(self, inputs: Tensor, noise: Tensor, steps: int) -> Tensor:
-        condition, chunk = self.condition(inputs), noise
+    def sample_of(self, condition: Tensor, noise: Tensor, steps: int) -> Tensor:
+        """Euler's method from time 0 to 1."""
+        chunk = noise
         for step in range(steps):
             chunk = chunk + self.velocity(condition, chunk, torch.full((len(chunk),), step / steps)) / steps
         return chunk
@@ -105,13 +120,13 @@ class RegressionHead(ChunkHead):
 
     name = "l1"
 
-    def loss(self, inputs: Tensor, chunk: Tensor) -> Tensor:
+    def loss_of(self, condition: Tensor, chunk: Tensor) -> Tensor:
         """E |f(inputs) - a|."""
-        return F.l1_loss(self.sample(inputs, chunk, 1), chunk)
+        return F.l1_loss(self.sample_of(condition, chunk, 1), chunk)
 
-    def sample(self, inputs: Tensor, noise: Tensor, steps: int) -> Tensor:
+    def sample_of(self, condition: Tensor, noise: Tensor, steps: int) -> Tensor:
         """The chunk; neither noise nor steps play a part."""
-        return self.velocity(self.condition(inputs), torch.zeros_like(noise), noise.new_zeros(len(noise)))
+        return self.velocity(condition, torch.zeros_like(noise), noise.new_zeros(len(noise)))
 
 
 class _Block(nn.Module):

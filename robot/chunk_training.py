@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from vidssl.core.ema import ema_, target_of
 from vidssl.errors import VidsslError, unknown_name
 
+from .chunk_controller import unit_range
 from .chunk_head import CHUNK_HEADS, ChunkHead
 from .cloning import CloningConfig, Demonstrations, split_episodes
 
@@ -39,6 +40,9 @@ class ChunkConfig:
     """how many of them are carried out before the next decision"""
     euler: int = 10
     """steps from noise to chunk"""
+    relative: bool = False
+    """actions are places, of which the first A numbers of proprioception are the present one, in the same units; the
+    head then says how far from here (Push-T)"""
     width: int = 256
     blocks: int = 3
     dropout: float = 0.1
@@ -65,9 +69,10 @@ class ChunkConfig:
 
 @dataclass(frozen=True)
 class ChunkBudget:
-    """How long a head trains: exactly one of optimiser steps (repeatable) and minutes of this machine.
+    """How long an arm trains: exactly one of optimiser steps (repeatable) and minutes of one core.
 
-    Minutes count from the start of the arm, encoding included; the learning rate then follows the clock.
+    Minutes are this process's processor time, encoding included, so that a busy machine is no disadvantage; the
+    learning rate then follows that clock.
     """
 
     steps: int | None = None
@@ -88,7 +93,8 @@ class ChunkFit:
     """How a training went.
 
     `error` is the mean distance, a number of the chunk, of sampled actions from the demonstrated ones on held-out
-    episodes, in units in which actions go from -1 to 1; `constant_error` that of always choosing the mean action.
+    episodes, in units in which actions go from -1 to 1; `constant_error` that of always choosing the mean chunk.
+    `seconds` are of processor time.
     """
 
     steps: int
@@ -110,10 +116,24 @@ def last_rows(first: Tensor) -> Tensor:
     return torch.cat([starts[1:], starts.new_tensor([len(first)])])[episode] - 1
 
 
-def chunks_from(demos: Demonstrations, last: Tensor, rows: Tensor, horizon: int) -> Tensor:
-    """The `horizon` actions from `rows` [B] on, end to end [B,K*A]; after an episode its last action."""
-    ahead = torch.minimum(rows[:, None] + torch.arange(horizon), last[rows][:, None])
-    return demos.action[ahead].flatten(1)
+def chunks_from(demos: Demonstrations, rows: Tensor, config: ChunkConfig) -> Tensor:
+    """What the head has to say at `rows` [B]: the K actions from there on, end to end [B,K*A].
+
+    After an episode its last action. Actions are in -1..1; with `config.relative` they count from the present place.
+
+    Raises VidsslError for relative actions where proprioception has fewer numbers than actions.
+    """
+    ahead = torch.minimum(rows[:, None] + torch.arange(config.horizon), last_rows(demos.first)[rows][:, None])
+    actions = demos.action[ahead]
+    if config.relative:
+        size = actions.shape[-1]
+        if demos.proprio.shape[1] < size:
+            raise VidsslError(
+                f"relative chunks: {size} numbers an action, but {demos.proprio.shape[1]} of proprioception, whose "
+                "first ones should be the place that actions count from; use relative=False"
+            )
+        actions = actions - unit_range(demos.proprio[rows, :size], demos.low, demos.high)[:, None]
+    return actions.flatten(1)
 
 
 def later_rows(last: Tensor, rows: Tensor) -> Tensor:
@@ -139,24 +159,25 @@ def train_chunks(
     average counts.
 
     Args:
-        started: `time.perf_counter()` when the arm began.
+        started: `time.process_time()` when the arm began.
 
     Returns the moving average of the model, and how it went. Raises VidsslError for fewer than two demonstrations.
     """
     train, heldout = split_episodes(demos.first, CloningConfig(holdout=config.holdout, seed=config.seed))
     last, average = last_rows(demos.first), target_of(model)
+    targets = chunks_from(demos, torch.arange(len(demos.first)), config)
     head: ChunkHead = model[0]  # type: ignore[assignment]
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay
     )
     step = 0
     model.train()
-    while (spent := budget.spent(step, time.perf_counter() - started)) < 1 or not step:
+    while (spent := budget.spent(step, time.process_time() - started)) < 1 or not step:
         for group in optimiser.param_groups:
             group["lr"] = config.learning_rate * rate(spent)
         rows = train[torch.randint(len(train), (batch_size,))]
         given = inputs(model, rows, later_rows(last, rows) if goals else None)
-        loss = head.loss(given, chunks_from(demos, last, rows, config.horizon))
+        loss = head.loss(given, targets[rows])
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -167,7 +188,7 @@ def train_chunks(
         mine.copy_(theirs)
     average.eval()
     fit = _measure(average, inputs, demos, train, heldout, config, goals)  # type: ignore[arg-type]
-    return average, ChunkFit(step, *fit, seconds=time.perf_counter() - started)  # type: ignore[return-value]
+    return average, ChunkFit(step, *fit, seconds=time.process_time() - started)  # type: ignore[return-value]
 
 
 def rate(spent: float) -> float:
@@ -185,15 +206,14 @@ def _measure(
     config: ChunkConfig,
     goals: bool,
 ) -> tuple[float, float, int, int]:
-    """Errors of the model and of the mean action on held-out frames (every fourth), numbers of episodes."""
+    """Errors of the model and of the mean chunk on held-out frames (every fourth), numbers of episodes."""
     head: ChunkHead = model[0]  # type: ignore[assignment]
     last, rows = last_rows(demos.first), heldout[::4]
-    truth = chunks_from(demos, last, rows, config.horizon)
+    truth, mean = chunks_from(demos, rows, config), chunks_from(demos, train, config).mean(0)
     error = 0.0
     for part, true in zip(rows.split(256), truth.split(256), strict=True):
         given = inputs(model, part, later_rows(last, part) if goals else None)
         sampled = head.sample(given, torch.randn_like(true), config.euler)
         error += float((sampled - true).abs().mean()) * len(part)
-    mean = demos.action[train].mean(0).repeat(config.horizon)
     episodes = (len(torch.unique(demos.first[some])) for some in (train, heldout))
     return (error / len(rows), float((truth - mean).abs().mean()), *episodes)  # type: ignore[return-value]

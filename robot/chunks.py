@@ -22,7 +22,7 @@ from vidssl.features import FeatureExtractor
 
 from .chunk_controller import ChunkController, Looks
 from .chunk_head import CHUNK_HEADS, ChunkHead
-from .chunk_training import ChunkBudget, ChunkConfig, ChunkFit, past_rows, train_chunks
+from .chunk_training import ChunkBudget, ChunkConfig, ChunkFit, chunks_from, past_rows, train_chunks
 from .cloning import Demonstrations, encode_episodes
 from .threads import one_thread
 
@@ -42,7 +42,7 @@ def clone_chunks(
 
     Raises VidsslError for fewer than two demonstrations.
     """
-    started = time.perf_counter()
+    started = time.process_time()
     with torch.random.fork_rng(devices=[]), one_thread():
         features = encode_episodes(extractor, demos)
         torch.manual_seed(config.seed)
@@ -54,7 +54,7 @@ def clone_chunks(
 
         head = _new_head(config, demos, extractor.dim, goals)
         model, rows = nn.ModuleList([head]), torch.arange(len(features))
-        head.standardise(inputs(model, rows, rows if goals else None))
+        head.standardise(inputs(model, rows, rows if goals else None), chunks_from(demos, rows, config))
         trained, fit = train_chunks(
             model, inputs, demos, config, budget, batch_size=config.batch_size, goals=goals, started=started
         )
@@ -82,7 +82,7 @@ def clone_chunks_pixels(
             f"chunks from pixels: this encoder has a {'window' if untrained.window else 'context'} over many frames; "
             "choose one of single frames, such as control or small"
         )
-    started = time.perf_counter()
+    started = time.process_time()
     encoder = copy.deepcopy(untrained.encoder).requires_grad_(True)
     with torch.random.fork_rng(devices=[]), one_thread():
         torch.manual_seed(config.seed)
@@ -96,7 +96,8 @@ def clone_chunks_pixels(
         head = _new_head(config, demos, untrained.dim, goals=False)
         model = nn.ModuleList([head, encoder])
         with torch.no_grad():  # at the scale of the start; later the encoder is free to change it
-            head.standardise(inputs(model, torch.randperm(len(demos.first))[:512], None))
+            some = torch.randperm(len(demos.first))[:512]
+            head.standardise(inputs(model, some, None), chunks_from(demos, torch.arange(len(demos.first)), config))
         trained, fit = train_chunks(
             model, inputs, demos, config, budget, batch_size=batch_size, goals=False, started=started
         )
@@ -115,6 +116,8 @@ def _new_head(config: ChunkConfig, demos: Demonstrations, dim: int, goals: bool)
 def _controller(
     extractor: FeatureExtractor, trained: nn.ModuleList, demos: Demonstrations, config: ChunkConfig, goals: bool
 ) -> ChunkController:
-    looks = Looks(config.past, config.execute, config.euler, config.seed, demos.proprio.shape[1], goals)
+    looks = Looks(
+        config.past, config.execute, config.euler, config.seed, demos.proprio.shape[1], config.relative, goals
+    )
     head: ChunkHead = trained[0]  # type: ignore[assignment]
     return ChunkController(extractor, head, demos.low, demos.high, looks)
