@@ -16,6 +16,8 @@ from pathlib import Path
 
 from vidssl.errors import VidsslError
 
+from .lerobot_format import is_lerobot
+
 VIDEO_EXTENSIONS = [
     *(".3gp", ".asf", ".avi", ".flv", ".gif", ".h264", ".h265", ".hevc", ".ivf", ".m2ts", ".m4v", ".mjpeg", ".mkv"),
     *(".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".webm", ".wmv"),
@@ -25,11 +27,15 @@ LIST_EXTENSIONS = [".csv", ".txt"]
 
 @dataclass(frozen=True)
 class VideoFile:
-    """One video: where it is, its name in tables and manifests (relative, with `/`), and its class where it has one."""
+    """One video: where it is, its name in tables and manifests (relative, with `/`), and its class where it has one.
+
+    `span` is the part of the file that it is, in seconds [from, to); None for all of it.
+    """
 
     path: Path
     name: str
     label: str | None = None
+    span: tuple[float, float] | None = None
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
@@ -43,16 +49,22 @@ def find_videos(source: str | Path) -> list[VideoFile]:
 
     Args:
         source: a folder, searched recursively (hidden files and folders are left out; when every video lies in a
-            first-level subfolder, that subfolder's name is its label); or a `.csv`/`.txt` list of `path[,label]`, paths
+            first-level subfolder, that subfolder's name is its label); a LeRobot data set, each camera of each episode
+            a video (its task the label where there are several); or a `.csv`/`.txt` list of `path[,label]`, paths
             relative to the list file, with or without a `path,label` header; or one video file.
 
     Raises:
-        VidsslError: there is no such path, it holds no videos, a folder in it can't be read, or the list is malformed.
+        VidsslError: there is no such path, it holds no videos or no readable LeRobot data set, a folder in it can't be
+            read, or the list is malformed.
     """
     source = Path(source)
     if not source.exists():
         raise VidsslError(f"{source}: no such file or folder; pass a folder of videos, a .csv/.txt list, or one video")
-    if source.is_dir():
+    if is_lerobot(source):
+        from .lerobot_meta import episode_videos
+
+        videos = episode_videos(source)
+    elif source.is_dir():
         videos = _from_folder(source)
     elif source.suffix.lower() in LIST_EXTENSIONS:
         videos = _from_list(source)

@@ -16,9 +16,9 @@ import numpy as np
 from vidssl.errors import VidsslError, unknown_name
 
 from .lerobot_depth import MILLIMETRES, DepthCode
-from .lerobot_format import is_depth
+from .lerobot_format import is_depth, is_lerobot
 from .lerobot_frames import OpenVideos
-from .lerobot_meta import LeRobotMeta, is_lerobot, read_meta
+from .lerobot_meta import LeRobotMeta, read_meta
 from .lerobot_tables import column_array, read_table
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ Frame t of an episode is shown at `videos/KEY/from_timestamp + t / fps` seconds 
 Source: "LeRobotDataset v3.0", LeRobot's documentation, and files written by lerobot 0.6.1.
 """
 
+from pathlib import Path
 from typing import Any
 
 VERSION = "v3.0"
@@ -31,6 +32,12 @@ BOOKKEEPING: dict[str, dict[str, Any]] = {
     "index": {"dtype": "int64", "shape": [1], "names": None},
     "task_index": {"dtype": "int64", "shape": [1], "names": None},
 }
+
+
+def is_lerobot(folder: str | Path) -> bool:
+    """Whether a LeRobot data set lies there, finished or not, of whatever version."""
+    folder = Path(folder)
+    return (folder / INFO).is_file() or (folder / UNFINISHED / "settings.json").is_file()
 
 
 def is_depth(feature: dict[str, Any]) -> bool:

@@ -7,7 +7,8 @@ from typing import Any
 
 from vidssl.errors import VidsslError
 
-from .lerobot_format import INFO, NOTES, STATS, TASKS, UNFINISHED, VERSION
+from .files import VideoFile
+from .lerobot_format import INFO, NOTES, STATS, TASKS, UNFINISHED, VERSION, is_depth
 from .lerobot_stats import Stats, from_lists
 from .lerobot_tables import read_table
 
@@ -65,12 +66,6 @@ class LeRobotMeta:
         return features
 
 
-def is_lerobot(folder: str | Path) -> bool:
-    """Whether a LeRobot data set lies there, finished or not, of whatever version."""
-    folder = Path(folder)
-    return (folder / INFO).is_file() or (folder / UNFINISHED / "settings.json").is_file()
-
-
 def read_meta(root: str | Path) -> LeRobotMeta:
     """Read `meta/` of a data set.
 
@@ -97,6 +92,27 @@ def read_meta(root: str | Path) -> LeRobotMeta:
     except (KeyError, TypeError, ValueError, StopIteration, IndexError) as error:
         raise VidsslError(f"{root / 'meta'}: garbled ({error!r}); copy or download the data set again") from error
     return found
+
+
+def episode_videos(root: str | Path) -> list[VideoFile]:
+    """Each camera of each episode as a video: a span of an MP4, named `CAMERA/EPISODE`. Depth is left out.
+
+    Raises:
+        VidsslError: see `read_meta`; or no camera is stored as video.
+    """
+    meta = read_meta(root)
+    cameras = [name for name, feature in meta.features.items() if feature["dtype"] == "video" and not is_depth(feature)]
+    if not cameras:
+        images = [name for name, feature in meta.features.items() if feature["dtype"] == "image"]
+        held = f"{', '.join(images)} as single images" if images else "none at all"
+        raise VidsslError(f"{root}: no camera in it is stored as video; it has {held}. Write it with videos")
+    several = len(meta.tasks) > 1
+    return [
+        VideoFile(path, f"{camera}/{episode.index:06d}", episode.tasks[0] if several else None, (begun, end))
+        for camera in cameras
+        for episode in meta.episodes
+        for path, begun, end in [episode.videos[camera]]
+    ]
 
 
 def _read_info(root: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from vidssl.checkpoint import write_json
+from vidssl.checkpoint import replacing, write_json
 from vidssl.errors import VidsslError
 
 from .lerobot_depth import DepthCode, to_metres
@@ -241,7 +241,8 @@ class LeRobotWriter:
         if self._facts["notes"] is not None or any(episode["extra"] for episode in self._done):
             notes = {"facts": self._facts["notes"] or {}, "episodes": [episode["extra"] for episode in self._done]}
             write_json(self.root / NOTES, notes)
-        write_json(self.root / INFO, self._info(rows))  # last: what has it is whole
+        with replacing(self.root / INFO) as part:  # last: what has it is whole; its features stay in order
+            part.write_text(json.dumps(self._info(rows), indent=4), encoding="utf-8")
 
     def _info(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         features = json.loads(json.dumps(self.features | BOOKKEEPING))

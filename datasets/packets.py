@@ -9,7 +9,7 @@ A container holds packets in decoding order; with B-frames that is not the order
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,24 @@ class VideoIndex:
 
     def __len__(self) -> int:
         return len(self.pts)
+
+    def part(self, start: float, end: float) -> "VideoIndex":
+        """The frames shown from `start` until before `end`, in seconds, as a video of their own in the same file.
+
+        Raises:
+            VidsslError: there are none, or the file has no stamps to tell them by.
+        """
+        if self.counted:
+            raise VidsslError("its frames have no time stamps, so that no part of it can be told; put it in an MP4")
+        half = float(np.median(np.diff(self.times))) / 2 if len(self) > 1 else 0.0
+        shown = (self.times >= start - half) & (self.times < end - half)
+        if not shown.any():
+            raise VidsslError(f"no frames from {start:.3f} to {end:.3f} s; it ends at {self.times[-1]:.3f} s")
+        pts, order = self.pts[shown], self.order[shown]
+        rows = [self._keyframe_before(*place) for place in zip(order.tolist(), pts.tolist(), strict=True)]
+        first = max(0, min(rows) - 1)  # the row 0 of an index stands for the beginning of the file
+        keyframes = self.keyframes[first : max(rows) + 1]
+        return replace(self, pts=pts, times=self.times[shown], order=order, keyframes=keyframes)
 
     def segments(self, indices: Sequence[int]) -> list[Segment]:
         """The stretches to decode for these frames.

@@ -21,6 +21,11 @@ from .zarr import ZarrStore
 FPS = 10  # steps a second
 SQUARE = 512.0  # side of the square in units of states and actions
 
+SUCCESS = 0.95  # coverage of the goal beyond which gym-pusht counts an episode as solved
+# Corners of the two bars of the T about its origin, in units, y down.
+BAR = np.array([(-60, 0), (60, 0), (60, 30), (-60, 30)], np.float64)
+STEM = np.array([(-15, 30), (15, 30), (15, 120), (-15, 120)], np.float64)
+
 
 @dataclass(frozen=True)
 class PushTEpisode:
@@ -77,3 +82,29 @@ def _images(store: ZarrStore) -> Iterator[np.ndarray]:
         if image.shape[1:] != (96, 96, 3) or not np.array_equal(image, chunk):
             raise VidsslError(f"{store.path}: data/img is not of whole numbers 0..255, [n,96,96,3]; got {chunk.shape}")
         yield image
+
+
+def coverage(state: np.ndarray) -> np.ndarray:
+    """The share of the goal that the block covers, float32 [T] in 0..1.
+
+    The block is a T, its origin in the middle of the bar's upper side; the goal is the same T at (256, 256), turned by
+    45 degrees (gym-pusht, `envs/pusht.py`). Bar and stem do not overlap, so their common areas with the goal's add up.
+
+    Args:
+        state: [T,5], as of `PushTEpisode`.
+    """
+    import cv2
+
+    goal = _placed(256.0, 256.0, np.pi / 4)
+    area = sum(cv2.contourArea(part) for part in goal)
+    shares = [
+        sum(cv2.intersectConvexConvex(part, other)[0] for part in _placed(*row) for other in goal) / area
+        for row in np.asarray(state, np.float64)[:, 2:]
+    ]
+    return np.array(shares, np.float32)
+
+
+def _placed(x: float, y: float, angle: float) -> list[np.ndarray]:
+    """Corners float32 [4,2] of bar and stem, in the square."""
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return [(part @ turn + (x, y)).astype(np.float32) for part in (BAR, STEM)]

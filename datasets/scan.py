@@ -87,15 +87,30 @@ def scan_videos(
 def _index_all(
     videos: Sequence[VideoFile], workers: int, deadline: float, start: str
 ) -> Iterator[tuple[VideoFile, Any]]:
+    files: dict[Path, list[VideoFile]] = {}  # a file that holds several videos is read once
+    for video in videos:
+        files.setdefault(video.path, []).append(video)
     if workers == 0:
-        for video in videos:
+        for path, inside in files.items():
             try:
-                yield video, index_video(video.path)
+                found: VideoIndex | Failure = index_video(path)
             except VidsslError as error:
-                yield video, Failure(str(error))
+                found = Failure(str(error))
+            yield from ((video, _part(video, found)) for video in inside)
     elif videos:
-        with WorkerPool(index_video, min(workers, len(videos)), deadline, start) as pool:
-            yield from pool.run((video, (video.path,)) for video in videos)
+        with WorkerPool(index_video, min(workers, len(files)), deadline, start) as pool:
+            for path, result in pool.run((path, (path,)) for path in files):
+                yield from ((video, _part(video, result)) for video in files[path])
+
+
+def _part(video: VideoFile, found: Any) -> Any:
+    """The index of a video that is a part of its file."""
+    if video.span is None or isinstance(found, Failure):
+        return found
+    try:
+        return found.part(*video.span)
+    except VidsslError as error:
+        return Failure(f"{video.path}: {error}")
 
 
 class _Memory:
@@ -114,7 +129,7 @@ class _Memory:
 
     def get(self, video: VideoFile) -> VideoIndex | None:
         row = self._rows.get(video.name)
-        if row is None or row["stamp"] != file_stamp(video.path):
+        if row is None or [row["stamp"], row.get("span")] != [file_stamp(video.path), _listed(video.span)]:
             return None
         index = dict(row["index"])
         for name in ("pts", "order", "keyframes"):
@@ -139,9 +154,14 @@ class _Memory:
             "time_base": [index.time_base.numerator, index.time_base.denominator],
             "counted": index.counted,
         }
+        entry = {"name": video.name, "stamp": file_stamp(video.path), "span": _listed(video.span), "index": row}
         self._file.parent.mkdir(parents=True, exist_ok=True)
         with self._file.open("a", encoding="utf-8") as out:
-            out.write(json.dumps({"name": video.name, "stamp": file_stamp(video.path), "index": row}) + "\n")
+            out.write(json.dumps(entry) + "\n")
+
+
+def _listed(span: tuple[float, float] | None) -> list[float] | None:
+    return None if span is None else list(span)
 
 
 def file_stamp(path: Path) -> list[int] | None:

@@ -1,7 +1,8 @@
 """Train an encoder on videos without labels.
 
 DATA is a folder of videos (searched recursively; class subfolders, where there are any, are used for the online probe
-only), a list file with a line `path[,label]` a video, one video, or a packed cache of videos that --cache once made.
+only), a list file with a line `path[,label]` a video, one video, a LeRobot data set (each camera of each episode is a
+video), or a packed cache of videos that --cache once made.
 
 Example:
 
@@ -28,7 +29,7 @@ class Config:
     """See the text above."""
 
     data: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DATA")]]
-    """folder of videos, list file, single video or packed cache"""
+    """folder of videos, list file, single video, LeRobot data set or packed cache"""
     out: Path
     """run folder to write"""
     method: str = "cpc"
