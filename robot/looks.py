@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .terrain import HALF, Floats, Layout, rock_bank
+from .rover_rocks import rock_bank
+from .terrain import HALF, Floats, Layout
 
 if TYPE_CHECKING:
     import mujoco

@@ -82,7 +82,7 @@ class RoverEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
             pixels: False leaves the camera black and needs no GL, for controllers that do not look. The attribute of
                 this name can be changed between episodes.
             difficulty: "easy", "standard", "hard" or "extreme": how far the goal is, how many rocks, how uneven the
-                ground; the last two have hills and sand. See `terrain.DIFFICULTIES`.
+                ground; the last two have hills and sand. See `rover_worlds.DIFFICULTIES`.
             slope: steepest slope of the hills in degrees, 0 to 25, instead of the difficulty's.
             sand: share of the ground under loose sand, on which wheels slip, 0 to 0.8, instead of the difficulty's.
             daylight: "day" or "dusk": dim and red, low sun, long shadows.

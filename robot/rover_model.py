@@ -10,7 +10,9 @@ import numpy as np
 
 from . import looks
 from .looks import Weather
-from .terrain import HALF, NODES, ROCKS, Floats, Layout, World, rock_bank
+from .rover_rocks import ROCKS, rock_bank
+from .rover_worlds import World
+from .terrain import HALF, NODES, Floats, Layout
 
 if TYPE_CHECKING:
     import mujoco

@@ -6,7 +6,8 @@ from vidssl.errors import VidsslError, unknown_name
 
 from .looks import DAYLIGHT, Weather
 from .rover_sensors import Sensors
-from .terrain import DIFFICULTIES, MOST_SAND, SPLITS, STEEPEST, World
+from .rover_worlds import DIFFICULTIES, MOST_SAND, STEEPEST, World
+from .terrain import SPLITS
 
 RENDER_MODES = ["rgb_array"]
 WORST = 10.0  # strength of sensor noise that can be asked for

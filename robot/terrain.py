@@ -10,56 +10,17 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from .rover_rocks import ROCKS, rock_bank
+from .rover_worlds import DIFFICULTIES, HILL_TOP, TOP, World
+
 Floats = NDArray[np.float64]
 
 SPLITS = ("train", "test")
 HALF = 9.0  # half the side of the arena, m
 NODES = 41  # height grid nodes a side: cells of 0.45 m
-TOP = 1.5  # height of the highest ground without hills, m
-HILL_TOP = 6.0  # the same with hills
-STEEPEST = 25.0  # slope of hills that can be asked for, degrees
-MOST_SAND = 0.8  # share of the arena under sand that can be asked for
 PLAN_CELL = 0.25  # side of a planning cell, m
-ROCKS = 28  # size of the rock bank; a layout shows 14 to 26 of them
 ROVER_RADIUS = 0.55  # the rover's footprint as a disc, m
-PASSAGE = 1.5  # least gap between two rocks of a standard world: the rover can drive through any, m
 GOAL_BEARING = np.deg2rad(40.0)  # the goal lies within this angle of the start heading, so that the camera sees it
-
-
-@dataclass(frozen=True)
-class World:
-    """How hard layouts are; the defaults are those of "standard"."""
-
-    distance: tuple[float, float] = (4.0, 8.0)  # start to goal, m
-    rocks: tuple[int, int] = (20, 28)  # how many, where there is room for them
-    on_the_way: int = 3  # every so many-th rock lies about the straight way to the goal
-    passage: float = PASSAGE  # least gap between two rocks, m; more than the rover's width, so rocks form no wall
-    roughness: float = 1.0  # factor on the unevenness, whose root-mean-square slope is 4.6 to 7.4 degrees at 1
-    slope: float = 0.0  # steepest slope of hills, degrees; 0: no hills
-    sand: float = 0.0  # share of the arena under loose sand
-    steps: int = 200  # until time-out
-
-    @property
-    def top(self) -> float:
-        """Height that a stored elevation of 1 stands for, m."""
-        return HILL_TOP if self.slope > 0 or self.roughness > 1 else TOP
-
-
-DIFFICULTIES = {
-    "easy": World(distance=(3.0, 5.0), rocks=(6, 12), on_the_way=6, roughness=0.6),
-    "standard": World(),
-    "hard": World((6.0, 10.0), (24, 28), 2, 1.4, roughness=1.2, slope=12.0, sand=0.2, steps=300),
-    "extreme": World((8.0, 12.0), (28, 28), 2, 1.3, roughness=1.5, slope=20.0, sand=0.35, steps=400),
-}
-
-
-@dataclass(frozen=True)
-class Rock:
-    """One stone of the bank: a low-poly mesh. `vertices` [V,3] m with z = 0 where the ground cuts it, `faces` [F,3]."""
-
-    vertices: Floats
-    faces: NDArray[np.int64]
-    radius: float  # of the smallest upright cylinder about its origin, m
 
 
 @dataclass(frozen=True)
@@ -123,49 +84,6 @@ class Layout:
         cell = np.floor((np.asarray(xy) + HALF) / PLAN_CELL).astype(int)
         column, row = np.moveaxis(np.clip(cell, 0, len(self.sand) - 1), -1, 0)
         return self.sand[row, column]
-
-
-_bank: list[Rock] = []
-
-
-def rock_bank() -> list[Rock]:
-    """The ROCKS stones of every layout: always the same ones, in order of size."""
-    if not _bank:
-        rng = np.random.default_rng(20180710)
-        ball, faces = _icosphere()
-        for size in np.linspace(0.16, 0.5, ROCKS):
-            # Chipped off by random planes, then roughened: a broken stone rather than an egg.
-            cuts = rng.normal(size=(9, 3))
-            cuts /= np.linalg.norm(cuts, axis=1, keepdims=True)
-            facing = (ball[:, None] * cuts).sum(axis=-1)  # [V,9]
-            reach = np.min(np.where(facing > 0.2, rng.uniform(0.62, 0.95, 9) / np.maximum(facing, 0.2), 1.0), axis=1)
-            points = ball * (np.minimum(reach, 1.0) * rng.uniform(0.95, 1.05, len(ball)))[:, None]
-            points *= rng.uniform((0.85, 0.85, 0.7), (1.2, 1.2, 1.2)) * size
-            points[:, 2] += 0.2 * size
-            points[:, 2] = np.maximum(points[:, 2], -0.3 * size)
-            _bank.append(Rock(points, faces, float(np.linalg.norm(points[:, :2], axis=1).max())))
-    return _bank
-
-
-def _icosphere() -> tuple[Floats, NDArray[np.int64]]:
-    """Unit vectors [42,3] and faces [80,3], outward: an icosahedron whose edges are halved once."""
-    p = (1 + 5**0.5) / 2
-    corners = np.array([(0, a, b * p) for a in (-1, 1) for b in (-1, 1)], dtype=float)
-    points = list(np.concatenate([np.roll(corners, k, axis=1) for k in range(3)]))
-    edge = [[j for j in range(12) if np.isclose(np.linalg.norm(points[i] - points[j]), 2.0)] for i in range(12)]
-    middle: dict[tuple[int, int], int] = {}
-    for i in range(12):
-        for j in edge[i]:
-            if i < j:
-                middle[i, j] = middle[j, i] = len(points)
-                points.append((points[i] + points[j]) / 2)
-    faces = []
-    for a, b, c in [(i, j, k) for i in range(12) for j in edge[i] for k in edge[i] if i < j < k and k in edge[j]]:
-        if np.linalg.det([points[a], points[b], points[c]]) < 0:
-            b, c = c, b
-        ab, bc, ca = middle[a, b], middle[b, c], middle[c, a]
-        faces += [(a, ab, ca), (b, bc, ab), (c, ca, bc), (ab, bc, ca)]
-    return np.array(points) / np.linalg.norm(points, axis=1, keepdims=True), np.array(faces)
 
 
 def layout_number(split: str, draw: int) -> int:

@@ -1,12 +1,14 @@
-"""Speed of `vidssl/Rover-v0` in one process: steps a second with the camera, without it, and images a second alone.
+"""Speed of `vidssl/Rover-v0`: steps a second with the camera, without it, in several processes; images a second alone.
 
-python -m vidssl.scripts.bench_rover --size 64 --rounds 7
+python -m vidssl.scripts.bench_rover --size 64 --rounds 7 --processes 2
+python -m vidssl.scripts.bench_rover --difficulty hard --noise 1
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -23,6 +25,12 @@ class Config:
     """Side of the camera image, pixels."""
     depth: bool = False
     """Also render depth."""
+    difficulty: str = "standard"
+    """easy, standard, hard or extreme."""
+    noise: float = 0.0
+    """Strength of all sensors' noise."""
+    processes: int = 0
+    """Also measure so many environments at once, a process each (gymnasium's async vector environment)."""
     rounds: int = 7
     """Rounds of each measurement; the median is reported."""
     steps: int = 300
@@ -50,11 +58,27 @@ def _driver(env: gymnasium.Env) -> Callable[[], None]:
     return drive
 
 
+def _fleet(options: dict[str, Any], count: int) -> tuple[gymnasium.vector.VectorEnv, Callable[[], object]]:
+    """`count` environments in processes of their own, and one step of all of them."""
+    fleet = gymnasium.make_vec(
+        "vidssl/Rover-v0",
+        num_envs=count,
+        vectorization_mode="async",
+        vector_kwargs={"context": "spawn"},
+        **options,
+    )
+    rng = np.random.default_rng(0)
+    fleet.reset(seed=0)
+    return fleet, lambda: fleet.step(np.clip(rng.normal(0.6, 0.3, (count, 2)), -1, 1).astype(np.float32))
+
+
 def main(argv: list[str] | None = None) -> None:
     """Print the median of each measurement."""
     config = tyro.cli(Config, args=argv, prog="bench_rover", description=__doc__)
-    seeing = gymnasium.make("vidssl/Rover-v0", size=config.size, depth=config.depth)
-    blind = gymnasium.make("vidssl/Rover-v0", size=config.size, depth=config.depth, pixels=False)
+    noise = {f"{sensor}_noise": config.noise for sensor in ("camera", "depth", "proprio")}
+    options: dict[str, Any] = {"size": config.size, "depth": config.depth, "difficulty": config.difficulty, **noise}
+    seeing = gymnasium.make("vidssl/Rover-v0", **options)
+    blind = gymnasium.make("vidssl/Rover-v0", pixels=False, **options)
     drive, drive_blind = _driver(seeing), _driver(blind)
     look = seeing.unwrapped.observe  # type: ignore[attr-defined]
     measured: dict[str, tuple[Callable[[], object], int]] = {
@@ -63,14 +87,20 @@ def main(argv: list[str] | None = None) -> None:
         f"images/s at {config.size}x{config.size}, no physics": (look, config.steps),
         "resets/s with images": (seeing.reset, max(1, config.steps // 10)),
     }
+    together = f"steps/s with images, {config.processes} processes together"
+    fleet = None
+    if config.processes:
+        fleet, step = _fleet(options, config.processes)
+        measured[together] = (step, config.steps)
     rates: dict[str, list[float]] = {name: [] for name in measured}
     for _ in range(config.rounds):  # interleaved, so that a busy moment hits all of them
         for name, (work, count) in measured.items():
-            rates[name].append(_rate(work, count))
+            rates[name].append(_rate(work, count) * (config.processes if name == together else 1))
     for name, values in rates.items():
         print(f"{median(values):8.0f}  {name}  (least {min(values):.0f}, most {max(values):.0f})")
-    seeing.close()
-    blind.close()
+    for env in (seeing, blind, fleet):
+        if env is not None:
+            env.close()
 
 
 if __name__ == "__main__":

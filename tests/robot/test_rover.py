@@ -14,16 +14,16 @@ from gymnasium.utils.env_checker import check_env
 from vidssl import rendering
 from vidssl.errors import VidsslError
 from vidssl.robot.registration import register
+from vidssl.robot.rover_rocks import rock_bank
+from vidssl.robot.rover_worlds import PASSAGE
 from vidssl.robot.terrain import (
     GOAL_BEARING,
-    PASSAGE,
     ROVER_RADIUS,
     _wavefront,
     layout_number,
     make_layout,
     plan_cell,
     plan_centres,
-    rock_bank,
 )
 
 ID = "vidssl/Rover-v0"

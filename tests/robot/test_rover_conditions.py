@@ -14,7 +14,8 @@ from vidssl.robot.expert import RoverExpert, expert_for
 from vidssl.robot.looks import DAYLIGHT, Weather
 from vidssl.robot.registration import VARIANTS
 from vidssl.robot.rover_sensors import LOST, STEREO, Sensors
-from vidssl.robot.terrain import DIFFICULTIES, HALF, NODES, World, make_layout
+from vidssl.robot.rover_worlds import DIFFICULTIES, World
+from vidssl.robot.terrain import HALF, NODES, make_layout
 
 ID = "vidssl/Rover-v0"
 FULL = np.ones(2, np.float32)

@@ -15,7 +15,8 @@ from vidssl.errors import VidsslError
 from vidssl.robot import expert
 from vidssl.robot.recording import record
 from vidssl.scripts.lag_figure import crossover, says
-from vidssl.scripts.lag_study import Config, Line, main, run
+from vidssl.scripts.lag_lines import Line
+from vidssl.scripts.lag_study import Config, main, run
 
 sys.path.append(str(Path(__file__).parents[1] / "robot"))
 import tiny_env
