@@ -175,12 +175,21 @@ def test_mistakes_in_exporting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     extractor = untrained("control")
     with pytest.raises(vidssl.VidsslError, match="unknown format 'tflite'; the formats here are: aoti, onnx"):
         export_encoder(extractor, tmp_path / "e.onnx", "tflite")
+    with pytest.raises(vidssl.VidsslError, match="unknown format 'tflite'"):
+        main([str(tmp_path), "--format", "tflite"])
     with pytest.raises(vidssl.VidsslError, match=r"format aoti ends in \.pt2"):
         export_encoder(extractor, tmp_path / "e.onnx", "aoti")
     with pytest.raises(vidssl.VidsslError, match="batch 0 and camera 32x32; each must be at least 1"):
         export_encoder(extractor, tmp_path / "e.onnx", "onnx", batch=0)
     with pytest.raises(vidssl.VidsslError, match="its context has no stream"):
         export_encoder(untrained("vit-video", "gru"), tmp_path / "e.onnx", "onnx")
+    other = untrained("small", "gru")
+    other.context = nn.Identity()
+    with pytest.raises(vidssl.VidsslError, match="a context of kind Identity has no state of fixed shape"):
+        export_encoder(other, tmp_path / "e.onnx", "onnx")
+    other.device = torch.device("cuda")
+    with pytest.raises(vidssl.VidsslError, match='the encoder is on cuda; load it with device="cpu"'):
+        export_encoder(other, tmp_path / "e.onnx", "onnx")
     monkeypatch.setenv("CXX", "/no/compiler")
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "/no/compiler"))
     with pytest.raises(vidssl.VidsslError, match=r"there is no C\+\+ compiler .*install g\+\+"):
@@ -218,7 +227,7 @@ def test_encoders_that_cannot_be_exported_name_the_way_out(tmp_path: Path, monke
         export_encoder(untrained("control"), tmp_path / "e.onnx", "onnx")
 
 
-def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
+def test_files_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(vidssl.VidsslError, match=r"an exported encoder ends in \.onnx or \.pt2"):
         ExportedExtractor(tmp_path / "encoder.pt")
     with pytest.raises(vidssl.VidsslError, match="no such file; write it by `vidssl export RUN"):
@@ -229,6 +238,9 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
             ExportedExtractor(tmp_path / f"torn{suffix}")
     with pytest.raises(vidssl.VidsslError, match="threads: got 0"):
         ExportedExtractor(tmp_path / "torn.onnx", threads=0)
+    monkeypatch.setattr("importlib.import_module", _missing)
+    with pytest.raises(vidssl.VidsslError, match=r"needs onnxruntime .*pip install 'vidssl\[onnx\]'"):
+        ExportedExtractor(tmp_path / "torn.onnx")
 
 
 def test_files_of_others_and_of_other_versions(

@@ -8,6 +8,7 @@
 B streams, H x W pixels of the camera, T frames, D feature dim.
 """
 
+import copy
 import importlib
 import json
 import shutil
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from vidssl.checkpoint import check_writable, replacing
@@ -106,23 +108,18 @@ def export_encoder(
 def check_parity(
     extractor: FeatureExtractor, exported: ExportedExtractor, camera: tuple[int, int], batch: int = 1
 ) -> Parity:
-    """Run both over the same streams: noise, and a scene that moves; each with a new episode halfway."""
-    difference = scale = 0.0
+    """Run copies of both over the same streams: noise, and a scene that moves; near the end half of them start anew."""
+    streams = [copy.copy(extractor), copy.copy(exported)]
+    features: list[list[Tensor]] = [[], []]
     for frames in (_noise(camera, batch), _moving_scene(camera, batch)):
-        for stream in (extractor, exported):
+        for stream, seen in zip(streams, features, strict=True):
             stream.reset(batch)
-        for number, frame in enumerate(frames):
-            if number == len(frames) - 2:
-                for stream in (extractor, exported):
+            for number, frame in enumerate(frames):
+                if number == len(frames) - 2:
                     stream.reset_rows(np.arange(batch) % 2 == 0)
-            wanted, got = extractor.step(frame), exported.step(frame)
-            away = float((wanted - got).abs().max())
-            difference = max(difference, away) if away == away else float("nan")
-            scale = max(scale, float(wanted.abs().max()))
-            if difference != difference:
-                return Parity(difference, scale)
-    extractor.reset()
-    return Parity(difference, scale)
+                seen.append(stream.step(frame))
+    wanted, got = (torch.stack(seen) for seen in features)
+    return Parity(float((wanted - got).abs().max()), float(wanted.abs().max()))
 
 
 def _check(extractor: FeatureExtractor, path: Path, format: str, camera: tuple[int, int], batch: int) -> None:

@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from vidssl.errors import VidsslError
 from vidssl.features import FeatureExtractor
 from vidssl.robot.arms import Architecture
+from vidssl.robot.controller_files import load_controller
 from vidssl.robot.evaluate import evaluate_policy
 from vidssl.robot.pixels import episode_seed
 from vidssl.robot.policies import PolicyController, PolicyNet
@@ -112,8 +113,7 @@ def test_learned_saved_loaded(algorithm: str, extractor: FeatureExtractor, tmp_p
     assert told[-1].mean_return is not None
     controller.save(tmp_path)
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json", ".safetensors"}
-    loaded = PolicyController.load(tmp_path)
-    a, b = (evaluate_policy(one.fit_to, "Tiny-v0", 2) for one in (controller, loaded))
+    a, b = (evaluate_policy(make, "Tiny-v0", 2) for make in (controller.fit_to, load_controller(tmp_path)))
     for left, right in zip(a, b, strict=True):
         np.testing.assert_array_equal(left.actions, right.actions)
         assert np.abs(left.actions).max() <= 1
