@@ -13,7 +13,7 @@ from vidssl.errors import VidsslError
 from .controller_files import load_controller
 from .controllers import ExpertController, RandomController
 from .evaluate import DEADLINE, Evaluator
-from .outcomes import compare, summary
+from .outcomes import compare, p_text, summary
 from .rollout import EpisodeResult, MakeController, Place, Wrap
 
 FORMAT = 1
@@ -162,11 +162,6 @@ def _pair_cells(pair: Mapping[str, float] | None) -> tuple[str, str]:
     if pair is None:
         return "", ""
     return f"{pair['difference']:+.2f} ({pair['low_95']:+.2f}..{pair['high_95']:+.2f})", p_text(pair["p"])
-
-
-def p_text(p: float) -> str:
-    """A p-value for people: two digits, or a bound."""
-    return f"{p:.2g}" if p >= 1e-4 else "< 1e-4"
 
 
 def _range(interval: Sequence[float]) -> str:

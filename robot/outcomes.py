@@ -100,5 +100,10 @@ def sign_flip_p(differences: Sequence[int] | np.ndarray) -> float:
     return min(1.0, float(chance[sums >= abs(int(np.sum(differences)))].sum()))
 
 
+def p_text(p: float) -> str:
+    """A p-value for people: two digits, or a bound."""
+    return f"{p:.2g}" if p >= 1e-4 else "< 1e-4"
+
+
 def _independent(seeds: Sequence[int]) -> bool:
     return len(set(seeds)) == len(seeds)

@@ -1,8 +1,9 @@
-"""The report of a demo: one HTML file that carries its pictures and videos, so that it can be moved and sent."""
+"""Reports: one HTML file that carries its pictures and videos, so that it can be moved and sent; and that of a demo."""
 
 import base64
 import html
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,20 +46,33 @@ def write_report(folder: Path, results: dict[str, Any], minutes: float) -> Path:
         f"<code>{html.escape(config['method']['name'])}</code>, without labels or actions. The expert's actions were "
         f"then cloned by a small head on the frozen features and driven on {learned['episodes']} layouts that no "
         f"demonstration shows. All of it took {minutes:.1f} minutes on one machine.</p>",
-        _table(results),
+        arms_table(results),
         "<p>Success: the beacon was reached without collision, tip-over or time-out. Intervals are Wilson's; every arm "
         "drove the same layouts, and the differences are paired.</p>",
-        _figure(evaluation / "success.png", "success by arm, 95 % intervals"),
-        _figure(evaluation / "strip.png", "a median episode of the learned arm, as the mast camera sees it"),
-        _figure(curves, "training: contrastive loss, and effective rank of the features (RankMe)"),
-        *(_figure(video, video.stem) for video in videos),
+        figure(evaluation / "success.png", "success by arm, 95 % intervals"),
+        figure(evaluation / "strip.png", "a median episode of the learned arm, as the mast camera sees it"),
+        figure(curves, "training: contrastive loss, and effective rank of the features (RankMe)"),
+        *(figure(video, video.stem) for video in videos),
         "<h2>Settings</h2>",
         f"<pre>{html.escape(json.dumps(_settings(results), indent=2))}</pre>",
     ]
-    page = f"<!doctype html><meta charset=utf-8><title>vidssl demo</title><style>{STYLE}</style>" + "\n".join(parts)
-    with replacing(folder / "report.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return folder / "report.html"
+    return write_page(folder / "report.html", "vidssl demo", parts)
+
+
+def write_page(path: Path, title: str, parts: Sequence[str]) -> Path:
+    """Write an HTML file from its parts; returns its path."""
+    head = f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style>"
+    with replacing(path) as temporary:
+        temporary.write_text(head + "\n".join(parts), encoding="utf-8")
+    return path
+
+
+def in_order(arms: Mapping[str, Any]) -> list[str]:
+    """Names of arms from the floor to the ceiling; those that are nobody's usual ones before the last."""
+    usual = [arm for arm in ARMS if arm in arms]
+    others = [arm for arm in arms if arm not in ARMS]
+    last = usual[-1:] if usual[-1:] == ["expert"] else []
+    return [*usual[: len(usual) - len(last)], *others, *last]
 
 
 def plot_training(metrics: Path, path: Path) -> None:
@@ -80,20 +94,44 @@ def plot_training(metrics: Path, path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=130)
 
 
-def _table(results: dict[str, Any]) -> str:
-    rows = ["<tr><th>arm</th><th>what it is</th><th>success</th><th>95 %</th><th>learned − arm, paired 95 %</th></tr>"]
-    for arm, row in results["arms"].items():
+def arms_table(results: Mapping[str, Any]) -> str:
+    """The arms of a `results.json` as an HTML table: success, score where there is one, paired difference."""
+    arms = results["arms"]
+    reference = next(iter(results.get("references", ["learned"])), None)
+    scored = any("score" in row for row in arms.values())
+    heads = ["arm", "what it is", "success", "95 %", *(["score", "≥ 0.95", "≥ 0.8"] if scored else [])]
+    heads += [f"{reference} − arm, paired 95 %"] if reference else []
+    rows = [f"<tr>{''.join(f'<th>{html.escape(head)}</th>' for head in heads)}</tr>"]
+    for arm in in_order(arms):
+        row = arms[arm]
         low, high = row["interval_95"]
-        pair = results["paired"].get(f"learned - {arm}")
-        difference = f"{pair['difference']:+.2f} ({pair['low_95']:+.2f} to {pair['high_95']:+.2f})" if pair else ""
-        rows.append(
-            f"<tr class='{arm}'><td>{arm}</td><td>{ARMS[arm]}</td><td>{row['successes']}/{row['episodes']}</td>"
-            f"<td>{low:.2f} to {high:.2f}</td><td>{difference}</td></tr>"
-        )
+        what = ARMS.get(arm) or results["controllers"][arm]["from"]
+        cells = [arm, what, f"{row['successes']}/{row['episodes']}", f"{low:.2f} to {high:.2f}"]
+        cells += _score(row.get("score")) if scored else []
+        cells += [_difference(results["paired"].get(f"{reference} - {arm}"))] if reference else []
+        rows.append(f"<tr class='{arm}'>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>")
     return f"<table>{''.join(rows)}</table>"
 
 
-def _figure(file: Path, caption: str) -> str:
+def _score(score: Mapping[str, Any] | None) -> list[str]:
+    if score is None:
+        return ["", "", ""]
+    low, high = score["interval_95"]
+    shares = [f"{part['share']:.2f}" for _, part in sorted(score["at_least"].items(), reverse=True)]
+    return [f"{score['mean']:.3f} ({low:.3f} to {high:.3f})", *shares]
+
+
+def _difference(pair: Mapping[str, float] | None) -> str:
+    if pair is None:
+        return ""
+    from vidssl.robot.outcomes import p_text
+
+    p = f", p {p_text(pair['p'])}" if "p" in pair else ""
+    return f"{pair['difference']:+.2f} ({pair['low_95']:+.2f} to {pair['high_95']:+.2f}){p}"
+
+
+def figure(file: Path, caption: str) -> str:
+    """A picture or video as a part of a page that holds it."""
     data = base64.b64encode(file.read_bytes()).decode()
     if file.suffix == ".mp4":
         media = f'<video controls muted loop width="480" src="data:video/mp4;base64,{data}"></video>'
