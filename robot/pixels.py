@@ -14,9 +14,10 @@ import numpy as np
 from vidssl.errors import VidsslError, unknown_name
 from vidssl.rendering import load_triton_first
 
+from .benchmarks import OTHER, benchmark_of, import_benchmark
 from .depth_pictures import DepthPictures, has_depth
 from .registration import register
-from .third_party import OTHER, SIZE, PixelAdapter, ResizedImage, benchmark_of, import_benchmark, shows_scene
+from .third_party import SIZE, PixelAdapter, ResizedImage, shows_scene
 
 IMAGE = "image"
 PROPRIO = "proprio"

@@ -12,10 +12,11 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from vidssl.errors import VidsslError
+from vidssl.robot.benchmarks import BENCHMARKS, OTHER, Benchmark, benchmark_of
 from vidssl.robot.controllers import ExpertController
 from vidssl.robot.evaluate import run_episode
 from vidssl.robot.pixels import make_env
-from vidssl.robot.third_party import BENCHMARKS, OTHER, Benchmark, PixelAdapter, benchmark_of, resized
+from vidssl.robot.third_party import PixelAdapter, resized
 
 PUSHT, FETCH, REACH = "gym_pusht/PushT-v0", "FetchReach-v4", "Meta-World/reach-v3"
 ALL = (PUSHT, FETCH, REACH, "Pendulum-v1", "InvertedPendulum-v5")
@@ -237,7 +238,7 @@ def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, name: 
 
 def test_missing_gl_names_package_and_setting() -> None:
     """An OSMesa that is not there: the message says what to install and what to set."""
-    code = "from vidssl.robot.third_party import import_benchmark; import_benchmark('FetchReach-v4')"
+    code = "from vidssl.robot.benchmarks import import_benchmark; import_benchmark('FetchReach-v4')"
     setting = os.environ | {"MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "osmesa", "LD_LIBRARY_PATH": ""}
     done = subprocess.run([sys.executable, "-c", code], env=setting, capture_output=True, text=True)
     if done.returncode == 0:
