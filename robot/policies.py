@@ -19,6 +19,7 @@ from vidssl.checkpoint import write_tensors
 from vidssl.errors import VidsslError, unknown_name
 from vidssl.features import FeatureExtractor, load_encoder
 
+from .goal_features import GoalFeatures, has_goal
 from .pixels import camera_image, proprioception
 from .spaces import Spaces
 
@@ -27,10 +28,10 @@ CLIP = 10.0  # standardised inputs are held within this many deviations, in trai
 
 
 class PolicyNet(nn.Module):
-    """Inputs [n,D+P] -> actions [n,A] in -1..1: standardise, then a perceptron.
+    """Inputs [n,D+P], or [n,D+P+D] with a goal, -> actions [n,A] in -1..1: standardise, then a perceptron.
 
     Args:
-        size_in: D+P.
+        size_in: D+P or D+P+D.
         actions: A.
         hidden: widths of the hidden layers.
         activation: between them, a key of `ACTIVATIONS`.
@@ -78,11 +79,18 @@ class PolicyController:
 
     def __init__(self, extractor: FeatureExtractor, net: PolicyNet, spaces: Spaces) -> None:
         self.extractor, self.net, self.spaces = copy.copy(extractor), net.eval(), spaces
+        self._goal = GoalFeatures(self.extractor)
         self._low, self._high = (np.array(side, np.float32) for side in (spaces.low, spaces.high))
 
     def fit_to(self, env: gym.Env[Any, Any]) -> "PolicyController":
         """This policy with a stream of its own; raises VidsslError when the environment has other spaces."""
         self.spaces.check(env, "the policy")
+        goal = has_goal(env.observation_space)
+        if (self.net.config["size_in"] == 2 * self.extractor.dim + self.spaces.proprio) != goal:
+            raise VidsslError(
+                f"the policy was made for an environment with{'out' if goal else ''} a goal picture, this one has "
+                f"{'one' if goal else 'none'}; make another policy for this environment, or choose its own --env"
+            )
         return PolicyController(self.extractor, self.net, self.spaces)
 
     def reset(self, batch: int | None = None) -> None:
@@ -92,7 +100,8 @@ class PolicyController:
     @torch.inference_mode()
     def __call__(self, observation: Any) -> np.ndarray:
         features = self.extractor.step(camera_image(observation)).cpu()
-        action = self.net(torch.cat([features, torch.from_numpy(proprioception(observation))], dim=-1)).numpy()
+        others = (proprioception(observation), self._goal(observation, features.shape[:-1]))
+        action = self.net(torch.cat([features, *map(torch.from_numpy, others)], dim=-1)).numpy()
         return self._low + (action + 1) / 2 * (self._high - self._low)
 
     def save(self, folder: Path) -> None:

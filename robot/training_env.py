@@ -11,6 +11,7 @@ import numpy as np
 from vidssl.errors import VidsslError
 from vidssl.features import FeatureExtractor
 
+from .goal_features import GOAL, GoalFeatures, has_goal
 from .pixels import PROPRIO, episode_seed, make_env
 from .wrappers import FEATURES, FeatureObservation
 
@@ -18,41 +19,51 @@ from .wrappers import FEATURES, FeatureObservation
 def training_env(
     extractor: FeatureExtractor, env_id: str, size: int | None, seed: int, index: int, step: int
 ) -> gym.Env[np.ndarray, np.ndarray]:
-    """Features and proprioception float32 [D+P] in, actions -1..1 out, training layouts `index`, `index + step`, ….
+    """Features (and proprioception, and the goal's features) as one vector in, actions -1..1 out.
+
+    The episodes are the training layouts `index`, `index + step`, … of `seed`.
 
     Raises VidsslError as `make_env` and `FeatureVector` do.
     """
     env: gym.Env[Any, Any] = TrainingEpisodes(make_env(env_id, "train", size), seed, index, step)
     env = gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
-    return FeatureVector(FeatureObservation(env, extractor))
+    return FeatureVector(FeatureObservation(env, extractor), extractor)
 
 
 class FeatureVector(gym.ObservationWrapper[np.ndarray, Any, Any], gym.utils.RecordConstructorArgs):
     """Features and proprioception, as `FeatureObservation` gives them, side by side: float32 [D+P].
 
-    Raises VidsslError when the observations hold more than that, such as a goal: a policy would not see it.
+    Where the observations hold a goal picture its features come last: [D+P+D].
+
+    Args:
+        env: wrapped in `FeatureObservation`.
+        extractor: encodes the goal.
+
+    Raises VidsslError when the observations hold more than that: a policy would not see it.
     """
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
-        gym.utils.RecordConstructorArgs.__init__(self)
+    def __init__(self, env: gym.Env[Any, Any], extractor: FeatureExtractor) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self, _disable_deepcopy=True, extractor=extractor)
         gym.ObservationWrapper.__init__(self, env)
         space = env.observation_space
-        if isinstance(space, gym.spaces.Dict):
-            more = sorted(set(space.spaces) - {FEATURES, PROPRIO})
-            if more:
-                raise VidsslError(
-                    f"the observations hold {', '.join(more)} beside image and proprio, which the policy would not "
-                    "see; leave them out by a wrapper, or learn by cloning or planning"
-                )
-        size = gym.spaces.flatdim(space)
+        parts = space.spaces if isinstance(space, gym.spaces.Dict) else {FEATURES: space}
+        goals = {GOAL} if has_goal(space) else set()
+        more = sorted(set(parts) - {FEATURES, PROPRIO} - goals)
+        if more:
+            raise VidsslError(
+                f"the observations hold {', '.join(more)} beside image, proprio and a goal picture, which the policy "
+                "would not see; leave them out by a wrapper, or learn by cloning or planning"
+            )
+        size = sum(gym.spaces.flatdim(part) for key, part in parts.items() if key != GOAL) + len(goals) * extractor.dim
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+        self._goal = GoalFeatures(extractor)
 
     def observation(self, observation: Any) -> np.ndarray:
-        """[D+P], features first."""
+        """[D+P] or [D+P+D], features first."""
         if not isinstance(observation, dict):
             return observation
-        parts = [observation[FEATURES], *([observation[PROPRIO]] if PROPRIO in observation else [])]
-        return np.concatenate(parts).astype(np.float32)
+        proprio = [observation[PROPRIO]] if PROPRIO in observation else []
+        return np.concatenate([observation[FEATURES], *proprio, self._goal(observation)]).astype(np.float32)
 
 
 class TrainingEpisodes(gym.Wrapper[Any, Any, Any, Any]):

@@ -140,15 +140,56 @@ def test_training_layouts_only(extractor: FeatureExtractor) -> None:
     assert seeds == [episode_seed(3, index, "train") for index in (1, 5, 9)]
     env.env.unwrapped.count = 39  # type: ignore[attr-defined]
     assert env.step(np.zeros(2, np.float32))[4]["is_success"] is False
-    bare = FeatureVector(FeatureObservation(tiny_env.TinyEnv(bare=True), extractor))
+    bare = FeatureVector(FeatureObservation(tiny_env.TinyEnv(bare=True), extractor), extractor)
     assert bare.reset(seed=0)[0] in bare.observation_space
 
 
 def test_observations_that_the_policy_would_not_see(extractor: FeatureExtractor) -> None:
     env = tiny_env.TinyEnv()
-    env.observation_space = gym.spaces.Dict(goal=gym.spaces.Box(0, 1, (2,)), **env.observation_space.spaces)  # type: ignore[attr-defined, assignment]
-    with pytest.raises(VidsslError, match="hold goal beside image and proprio"):
-        FeatureVector(FeatureObservation(env, extractor))
+    env.observation_space = gym.spaces.Dict(score=gym.spaces.Box(0, 1, (2,)), **env.observation_space.spaces)  # type: ignore[attr-defined, assignment]
+    with pytest.raises(VidsslError, match="hold score beside image, proprio and a goal picture"):
+        FeatureVector(FeatureObservation(env, extractor), extractor)
+
+
+class Goals(tiny_env.TinyEnv):
+    """Shows where to go in a picture of its own."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        picture = gym.spaces.Box(0, 255, (32, 32, 3), np.uint8)
+        self.observation_space = gym.spaces.Dict(goal=picture, **self.observation_space.spaces)  # type: ignore[attr-defined, assignment]
+
+    def _observe(self) -> Any:
+        goal = np.zeros((32, 32, 3), np.uint8)
+        row, column = ((self.target + 1) * 14).astype(int)
+        goal[row : row + 4, column : column + 4] = 255
+        return super()._observe() | {"goal": goal}
+
+
+gym.register("TinyGoals-v0", Goals)
+
+
+def test_goals(extractor: FeatureExtractor) -> None:
+    """The policy sees the goal's features behind the others, when it learns and when it drives."""
+    env = FeatureVector(FeatureObservation(Goals(), extractor), extractor)
+    for seed in (1, 2):
+        inputs, _ = env.reset(seed=seed)
+        assert inputs in env.observation_space
+        goal = env.unwrapped._observe()["goal"]  # type: ignore[attr-defined]
+        np.testing.assert_allclose(inputs[-extractor.dim :], extractor(goal[None])[0], rtol=1e-4, atol=1e-5)
+    controller = train_policy(extractor, "TinyGoals-v0", SHORT)
+    driven = controller.fit_to(Goals())
+    observations = [Goals().reset(seed=seed)[0] for seed in (1, 2)]
+    single = []
+    for observation in observations:
+        driven.reset()
+        single.append(driven(observation))
+    driven.reset(batch=2)
+    together = driven({key: np.stack([one[key] for one in observations]) for key in observations[0]})
+    np.testing.assert_allclose(together, np.stack(single), rtol=1e-4, atol=1e-5)
+    for made, env_without in ((controller, tiny_env.TinyEnv()), (train_policy(extractor, "Tiny-v0", SHORT), Goals())):
+        with pytest.raises(VidsslError, match=r"a goal picture, this one has (one|none)"):
+            made.fit_to(env_without)
 
 
 def test_settings_out_of_range(extractor: FeatureExtractor) -> None:
