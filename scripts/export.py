@@ -1,4 +1,4 @@
-"""Write a run's encoder as one file that takes raw camera frames, for robots that should not carry torch's eager mode.
+"""Write a run's encoder as one file that takes raw camera frames, for controllers that want it faster or in another runtime.
 
 Example:
 
