@@ -14,6 +14,7 @@ from vidssl.evaluate.intervals import group_draws
 
 COLOURS = ("#5b6770", "#2a9d8f", "#e9a03b", "#7b5ea7", "#4f8fc0", "#a0522d")  # driven from afar
 ON_BOARD = ("#d1495b", "#1b3a57", "#6a8532")
+BOUNDS = ("delay", "low_95", "high_95")  # of a crossover, steps
 
 
 def crossover(delays: Sequence[int], remote: NDArray[np.bool_], on_board: NDArray[np.bool_]) -> dict[str, float | None]:
@@ -28,8 +29,8 @@ def crossover(delays: Sequence[int], remote: NDArray[np.bool_], on_board: NDArra
         on_board: [E] success of the controller without lag.
 
     Returns:
-        `delay`, `low_95`, `high_95` in steps: 0 where the line is below from the start, None where it stays above up to
-        the largest delay.
+        `delay`, `low_95`, `high_95` in steps: the smallest delay where the line is below from the start, None where it
+        stays above up to the largest.
     """
     shares = group_draws(len(on_board)) / len(on_board)  # [resamples,E]
     found = [_first_below(delays, remote.mean(axis=1), float(on_board.mean()))]
@@ -37,10 +38,7 @@ def crossover(delays: Sequence[int], remote: NDArray[np.bool_], on_board: NDArra
         _first_below(delays, rates, level) for rates, level in zip(shares @ remote.T, shares @ on_board, strict=True)
     ]
     low, high = np.percentile(found[1:], [2.5, 97.5], method="nearest")
-    return {
-        key: float(v) if np.isfinite(v) else None
-        for key, v in zip(("delay", "low_95", "high_95"), (found[0], low, high), strict=True)
-    }
+    return {key: float(v) if np.isfinite(v) else None for key, v in zip(BOUNDS, (found[0], low, high), strict=True)}
 
 
 def _first_below(delays: Sequence[int], rates: NDArray[np.float64], level: float) -> float:
@@ -56,7 +54,8 @@ def _first_below(delays: Sequence[int], rates: NDArray[np.float64], level: float
 
 def says(found: Mapping[str, float | None], rate: float) -> str:
     """A crossover in words: "0.63 s (0.55 to 0.71)", "beyond" for None; `rate` steps a second."""
-    middle, low, high = (f"{value / rate:.2f}" if value is not None else "beyond" for value in found.values())
+    values = (found[key] for key in BOUNDS)
+    middle, low, high = (f"{value / rate:.2f}" if value is not None else "beyond" for value in values)
     return "not reached" if low == "beyond" else f"{middle} s ({low} to {high})"
 
 
@@ -91,10 +90,11 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
     success, time = figure.subplots(1, 2, width_ratios=(1.7, 1))
     colours = {True: iter(COLOURS * 9), False: iter(ON_BOARD * 9)}
     reach = max(1, *(int(delay) for line in results["lines"].values() for delay in line["points"])) / rate
-    for name, line in results["lines"].items():
+    for name, line in sorted(results["lines"].items()):  # as read from a file: the same colours each time
         colour = next(colours[line["remote"]])
-        at = [int(delay) / rate for delay in line["points"]]
-        points = list(line["points"].values())
+        delays = sorted(line["points"], key=int)
+        at = [int(delay) / rate for delay in delays]
+        points = [line["points"][delay] for delay in delays]
         rates = [point["success_rate"] for point in points]
         low, high = zip(*(point["interval_95"] for point in points), strict=True)
         steps = [point["steps_to_success"] for point in points]
@@ -131,7 +131,7 @@ def _mark_crossovers(axes: Any, results: Mapping[str, Any]) -> None:
         if not found["delay"]:
             continue
         level = results["lines"][pair.partition(" below ")[2]]["points"]["0"]["success_rate"]
-        middle, low, high = (largest if v is None else v for v in found.values())
+        middle, low, high = (largest if found[key] is None else found[key] for key in BOUNDS)
         axes.errorbar(
             middle / rate,
             level,

@@ -14,7 +14,7 @@ import pytest
 from vidssl.errors import VidsslError
 from vidssl.robot import expert
 from vidssl.robot.recording import record
-from vidssl.scripts.lag_figure import crossover, says
+from vidssl.scripts.lag_figure import crossover, plot, says
 from vidssl.scripts.lag_lines import Line
 from vidssl.scripts.lag_study import Config, main, run
 
@@ -117,7 +117,10 @@ def test_study(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
     ]
     assert all(s == seeds[0] for s in seeds)  # the same layouts everywhere
     assert json.loads((config.out / "lag.json").read_text()) == results
-    assert cv2.imread(str(config.out / "lag.png")).shape[1] > 800
+    picture = cv2.imread(str(config.out / "lag.png"))
+    assert picture.shape[1] > 800
+    plot(json.loads((config.out / "lag.json").read_text()), config.out / "again.png")  # keys are sorted as words there
+    np.testing.assert_array_equal(picture, cv2.imread(str(config.out / "again.png")))
     assert "direct below slow" in capsys.readouterr().out
 
 
