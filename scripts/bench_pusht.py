@@ -223,10 +223,8 @@ def replayed(episodes: list[PushTEpisode]) -> dict[str, Any]:
 
     from vidssl.evaluate.intervals import group_bootstrap
     from vidssl.robot.outcomes import SHARES
-    from vidssl.robot.third_party import import_benchmark
 
-    import_benchmark(ENV)
-    env: Any = gym.make(ENV, obs_type="state", disable_env_checker=True).unwrapped
+    env: Any = gym.make(f"gym_pusht:{ENV}", obs_type="state", disable_env_checker=True).unwrapped
     best = []
     for episode in episodes:
         env.reset(seed=0)
