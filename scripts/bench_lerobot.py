@@ -4,7 +4,7 @@
 
 Two jobs, one thread each: single frames at random, and windows of consecutive frames, one frame further each time (as a
 policy's observation history). Both readers are asked for the same frames, turn by turn, other ones every round, so that
-no cache of pictures helps; figures are medians over the rounds, ratios are medians of the ratios within a round. LeRobot
+no cache of pictures helps; figures are medians over the rounds, ratios are medians of the ratios in a round. LeRobot
 runs in its own Python (3.12 or newer, with `lerobot` installed). The sums of squares of all pictures are compared, and
 the first ones pixel by pixel.
 """
