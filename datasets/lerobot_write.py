@@ -11,37 +11,24 @@ So a kill loses the episode at hand and no other, and a data set that was not fi
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
-from vidssl.checkpoint import replacing, write_json
+from vidssl.checkpoint import write_json
 from vidssl.errors import VidsslError
 
-from .lerobot_depth import DepthCode, to_metres
-from .lerobot_format import (
-    BOOKKEEPING,
-    DATA_PATH,
-    EPISODES_PATH,
-    FILES_A_CHUNK,
-    INFO,
-    NOTES,
-    STATS,
-    TASKS,
-    UNFINISHED,
-    VERSION,
-    VIDEO_PATH,
-    file_numbers,
-    is_depth,
-)
-from .lerobot_stats import PictureSample, from_lists, merge_stats, to_lists, vector_stats
-from .lerobot_tables import read_table, rows_table, tasks_table, write_table
-from .lerobot_video import EpisodeVideo, join_videos, settings, video_info
+from .lerobot_assemble import assemble, episode_folder, tasks_of
+from .lerobot_depth import DepthCode
+from .lerobot_format import BOOKKEEPING, INFO, UNFINISHED, is_depth
+from .lerobot_stats import PictureSample, to_lists, vector_stats
+from .lerobot_tables import rows_table, write_table
+from .lerobot_values import checked_feature, png, stored_value
+from .lerobot_video import EpisodeVideo, settings
 
-MB = 1 << 20
 LIMITS = {"data": 100, "video": 200}  # MB a file, LeRobot's own
 
 
@@ -88,7 +75,7 @@ class LeRobotWriter:
         resume: bool = False,
     ):
         self.root, self.fps, self.codec = Path(root), fps, codec
-        self.features = {name: _checked(name, feature) for name, feature in features.items()}
+        self.features = {name: checked_feature(name, feature) for name, feature in features.items()}
         if not fps > 0 or not features or set(features) & {*BOOKKEEPING, "task"}:
             raise VidsslError(
                 f"got fps {fps} and features {', '.join(features) or 'none'}; expected fps above 0 and at least one "
@@ -100,9 +87,6 @@ class LeRobotWriter:
         self._facts["notes"] = notes
         self._claim(overwrite, resume)
         self._done = list(_whole_episodes(self.root))
-        self._tasks: list[str] = []
-        for episode in self._done:
-            self._number(episode["task"])
         self._reset()
 
     def __enter__(self) -> Self:
@@ -130,7 +114,7 @@ class LeRobotWriter:
         if frame.keys() != self.features.keys():
             missing, extra = sorted(self.features.keys() - frame.keys()), sorted(frame.keys() - self.features.keys())
             raise VidsslError(f"frame: missing {missing}, not in the features {extra}; give exactly the features")
-        values = {name: _value(name, feature, frame[name]) for name, feature in self.features.items()}
+        values = {name: stored_value(name, feature, frame[name]) for name, feature in self.features.items()}
         for name, value in values.items():
             kind = self.features[name]["dtype"]
             if kind in ("video", "image"):
@@ -138,7 +122,7 @@ class LeRobotWriter:
             if kind == "video":
                 self._video(name).add(DepthCode().encode(value[..., 0]) if self._depth(name) else value)
             else:
-                self._columns.setdefault(name, []).append(_png(value) if kind == "image" else value)
+                self._columns.setdefault(name, []).append(png(value) if kind == "image" else value)
         self._length += 1
 
     def end_episode(self, task: str, extra: dict[str, Any] | None = None) -> None:
@@ -158,7 +142,7 @@ class LeRobotWriter:
             "frame_index": frames,
             "episode_index": np.full(count, self.episodes),
             "index": first + frames,
-            "task_index": np.full(count, self._number(task)),
+            "task_index": np.full(count, tasks_of([*self._done, {"task": task}]).index(task)),
         }
         features = self.features | BOOKKEEPING
         stats = {
@@ -168,8 +152,8 @@ class LeRobotWriter:
         }
         stats |= {name: sample.stats(1 if self._depth(name) else 255) for name, sample in self._samples.items()}
         episode = {"length": count, "task": task, "stats": to_lists(stats), "extra": extra or {}}
-        write_table(self._place() / "rows.parquet", rows_table(features, columns))
-        write_json(self._place() / "episode.json", episode)
+        write_table(self._place / "rows.parquet", rows_table(features, columns))
+        write_json(self._place / "episode.json", episode)
         self._done.append(episode)
         self._reset()
 
@@ -177,7 +161,7 @@ class LeRobotWriter:
         """Forget the frames since the last episode."""
         for video in self._videos.values():
             video.close()
-        shutil.rmtree(self._place(), ignore_errors=True)
+        shutil.rmtree(self._place, ignore_errors=True)
         self._reset()
 
     def finalise(self) -> None:
@@ -193,89 +177,8 @@ class LeRobotWriter:
         self.discard_episode()
         for name in ("data", "videos", "meta"):
             shutil.rmtree(self.root / name, ignore_errors=True)
-        rows = [self._row(number, episode) for number, episode in enumerate(self._done)]
-        self._write_data(rows)
-        for name in self._named("video"):
-            self._write_videos(name, rows)
-        self._write_meta(rows)
+        assemble(self.root, self._facts, self._done, self._limits)
         shutil.rmtree(self.root / UNFINISHED)
-
-    def _write_data(self, rows: list[dict[str, Any]]) -> None:
-        from pyarrow import parquet  # type: ignore[import-untyped]
-
-        parts = [self._place(number) / "rows.parquet" for number in range(self.episodes)]
-        for number, group in enumerate(_groups([part.stat().st_size for part in parts], self._limits["data"] * MB)):
-            chunk, file = file_numbers(number)
-            path = self.root / DATA_PATH.format(chunk_index=chunk, file_index=file)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with parquet.ParquetWriter(path, read_table(parts[group[0]]).schema, compression="snappy") as out:
-                for episode in group:  # a row group an episode
-                    out.write_table(read_table(parts[episode]))
-                    rows[episode] |= {"data/chunk_index": chunk, "data/file_index": file}
-
-    def _write_videos(self, name: str, rows: list[dict[str, Any]]) -> None:
-        parts = [self._place(number) / f"{name}.mp4" for number in range(self.episodes)]
-        for number, group in enumerate(_groups([part.stat().st_size for part in parts], self._limits["video"] * MB)):
-            chunk, file = file_numbers(number)
-            path = self.root / VIDEO_PATH.format(video_key=name, chunk_index=chunk, file_index=file)
-            join_videos([parts[episode] for episode in group], path, self.fps)
-            frames = 0
-            for episode in group:
-                begun, frames = frames, frames + rows[episode]["length"]
-                place: dict[str, float] = {"chunk_index": chunk, "file_index": file}
-                place |= {"from_timestamp": begun / self.fps, "to_timestamp": frames / self.fps}
-                rows[episode] |= {f"videos/{name}/{key}": value for key, value in place.items()}
-
-    def _write_meta(self, rows: list[dict[str, Any]]) -> None:
-        import pyarrow as pa
-
-        stats = [from_lists(episode["stats"]) for episode in self._done]
-        for row, episode in zip(rows, self._done, strict=True):
-            found = sorted(episode["stats"].items())  # one read back from JSON is in another order
-            row |= {f"stats/{key}/{name}": value for key, stat in found for name, value in sorted(stat.items())}
-            row |= {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
-        table = pa.table({name: [row[name] for row in rows] for name in rows[0]})
-        write_table(self.root / EPISODES_PATH.format(chunk_index=0, file_index=0), table)
-        write_table(self.root / TASKS, tasks_table(self._tasks))
-        write_json(self.root / STATS, to_lists(merge_stats(stats)))
-        if self._facts["notes"] is not None or any(episode["extra"] for episode in self._done):
-            notes = {"facts": self._facts["notes"] or {}, "episodes": [episode["extra"] for episode in self._done]}
-            write_json(self.root / NOTES, notes)
-        with replacing(self.root / INFO) as part:  # last: what has it is whole; its features stay in order
-            part.write_text(json.dumps(self._info(rows), indent=4), encoding="utf-8")
-
-    def _info(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        features = json.loads(json.dumps(self.features | BOOKKEEPING))
-        fps = int(self.fps) if self.fps == int(self.fps) else self.fps
-        for name in self._named("video"):
-            depth = self._depth(name)
-            info = video_info(tuple(features[name]["shape"]), fps, None if depth else self.codec)
-            features[name]["info"] = info | (DepthCode().info() | {"depth_unit": "m"} if depth else {})
-        return {
-            "codebase_version": VERSION,
-            "robot_type": self._facts["robot_type"],
-            "total_episodes": len(rows),
-            "total_frames": sum(row["length"] for row in rows),
-            "total_tasks": len(self._tasks),
-            "chunks_size": FILES_A_CHUNK,
-            "data_files_size_in_mb": self._limits["data"],
-            "video_files_size_in_mb": self._limits["video"],
-            "fps": fps,
-            "splits": {"train": f"0:{len(rows)}"},
-            "data_path": DATA_PATH,
-            "video_path": VIDEO_PATH if self._named("video") else None,
-            "features": features,
-        }
-
-    def _row(self, number: int, episode: dict[str, Any]) -> dict[str, Any]:
-        first = sum(other["length"] for other in self._done[:number])
-        return {
-            "episode_index": number,
-            "tasks": [episode["task"]],
-            "length": episode["length"],
-            "dataset_from_index": first,
-            "dataset_to_index": first + episode["length"],
-        }
 
     def _claim(self, overwrite: bool, resume: bool) -> None:
         """Make the folder ours, or see that it is."""
@@ -299,26 +202,20 @@ class LeRobotWriter:
             shutil.rmtree(self.root / name, ignore_errors=True)
         write_json(noted, self._facts)
 
-    def _named(self, dtype: str) -> list[str]:
-        return [name for name, feature in self.features.items() if feature["dtype"] == dtype]
-
     def _depth(self, name: str) -> bool:
         return is_depth(self.features[name])
 
-    def _place(self, number: int | None = None) -> Path:
-        return self.root / UNFINISHED / f"{self.episodes if number is None else number:06d}"
+    @property
+    def _place(self) -> Path:
+        """The folder of the episode at hand."""
+        return episode_folder(self.root, self.episodes)
 
     def _video(self, name: str) -> EpisodeVideo:
         if name not in self._videos:
-            self._place().mkdir(parents=True, exist_ok=True)
+            self._place.mkdir(parents=True, exist_ok=True)
             codec = None if self._depth(name) else self.codec
-            self._videos[name] = EpisodeVideo(self._place() / f"{name}.mp4", self.fps, codec)
+            self._videos[name] = EpisodeVideo(self._place / f"{name}.mp4", self.fps, codec)
         return self._videos[name]
-
-    def _number(self, task: str) -> int:
-        if task not in self._tasks:
-            self._tasks.append(task)
-        return self._tasks.index(task)
 
     def _reset(self) -> None:
         self._length = 0
@@ -333,66 +230,3 @@ def _whole_episodes(root: Path) -> Iterator[dict[str, Any]]:
     while (file := root / UNFINISHED / f"{number:06d}" / "episode.json").exists():
         yield json.loads(file.read_text())
         number += 1
-
-
-def _groups(sizes: Sequence[int], limit: int) -> list[list[int]]:
-    """Consecutive numbers whose sizes add up to `limit` at most, at least one a group."""
-    groups: list[list[int]] = []
-    filled = 0
-    for number, size in enumerate(sizes):
-        if not groups or filled + size > limit:
-            groups.append([])
-            filled = 0
-        groups[-1].append(number)
-        filled += size
-    return groups
-
-
-def _checked(name: str, feature: dict[str, Any]) -> dict[str, Any]:
-    """A feature with all its entries."""
-    kind, shape = feature.get("dtype"), list(feature.get("shape", []))
-    try:
-        pictures = kind in ("video", "image")
-        known = pictures or kind == "string" or np.dtype(kind).kind in "biuf"
-    except TypeError:
-        known = False
-    wrong = not known or not shape or min(shape) < 1 or "/" in name
-    if pictures and not wrong:
-        wrong = (
-            len(shape) != 3 or shape[2] != (1 if is_depth(feature) else 3) or (kind == "image" and is_depth(feature))
-        )
-    if wrong or (kind == "string" and shape != [1]):
-        raise VidsslError(
-            f"feature {name!r}: got {kind} {shape}; expected 'video' or 'image' [H,W,3], 'video' [H,W,1] marked "
-            "is_depth_map, 'string' [1] or a number type with sides of at least 1; no / in the name"
-        )
-    return {"names": ["height", "width", "channels"] if pictures else None} | feature | {"shape": shape}
-
-
-def _value(name: str, feature: dict[str, Any], value: Any) -> Any:
-    """A value as it is stored: pictures as they are, depth float32 metres [H,W,1], numbers in the feature's shape."""
-    kind, shape = feature["dtype"], tuple(feature["shape"])
-    if kind == "string":
-        if not isinstance(value, str):
-            raise VidsslError(f"{name}: expected a string, got {type(value).__name__}")
-        return value
-    array = np.asarray(value)
-    if is_depth(feature):
-        array = to_metres(array.reshape(shape) if array.shape == shape[:2] else array)
-        fits = array.shape == shape and bool(np.isfinite(array).all())
-    elif kind in ("video", "image"):
-        fits = array.shape == shape and array.dtype == np.uint8
-    else:
-        fits = (array.shape == shape or (shape == (1,) and array.ndim == 0)) and np.can_cast(
-            array.dtype, kind, "same_kind"
-        )
-    if not fits:
-        wanted = {"video": "uint8", "image": "uint8"}.get(kind, kind) if not is_depth(feature) else "finite depth"
-        raise VidsslError(f"{name}: expected {wanted} {list(shape)}, got {array.dtype} {list(array.shape)}")
-    return array if kind in ("video", "image") else array.astype(kind).reshape(shape)
-
-
-def _png(picture: np.ndarray) -> bytes:
-    import cv2
-
-    return bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
