@@ -101,7 +101,8 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
         # Where few arrive, those are the near goals, and their time says nothing.
         seconds = [step / rate if step and share >= 0.5 else np.nan for step, share in zip(steps, rates, strict=True)]
         if line["remote"]:
-            success.plot(at, rates, "o-", color=colour, markersize=3.5, label=name)
+            who = f"operator, {name}" if "operator" in line.get("source", {}) else name
+            success.plot(at, rates, "o-", color=colour, markersize=3.5, label=who)
             success.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
             time.plot(at, seconds, "o-", color=colour, markersize=3.5)
         else:

@@ -197,7 +197,7 @@ def _point(episodes: "list[EpisodeResult]") -> dict[str, Any]:
 
 
 def _crossovers(lines: dict[str, Any]) -> "Iterator[tuple[str, dict[str, float | None]]]":
-    """Of every line from afar with every one on board."""
+    """Of every line from afar with every one on board, but of no controller with itself."""
     from .lag_figure import crossover
 
     success = {
@@ -205,7 +205,7 @@ def _crossovers(lines: dict[str, Any]) -> "Iterator[tuple[str, dict[str, float |
         for name, line in lines.items()
     }
     for near in (name for name, line in lines.items() if not line["remote"]):
-        for far in (name for name, line in lines.items() if line["remote"]):
+        for far in (name for name, line in lines.items() if line["remote"] and line["source"] != lines[near]["source"]):
             delays = sorted(success[far])
             outcomes = np.stack([success[far][delay] for delay in delays])
             yield f"{far} below {near}", crossover(delays, outcomes, success[near][0])

@@ -109,7 +109,7 @@ def test_study(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(found["slow"]) == {"0"}
     assert found["direct"]["0"] == 1
     assert found["direct"]["12"] < 1
-    assert set(results["crossovers"]) == {"direct below slow", "slow from afar below slow"}
+    assert set(results["crossovers"]) == {"direct below slow"}
     point = results["lines"]["direct"]["points"]["3"]
     assert point["episodes"] == len(point["results"]) == 8
     seeds = [
