@@ -1,4 +1,4 @@
-"""Write a run's encoder as one file that takes raw camera frames, for controllers that want it faster or in another runtime.
+"""Write a run's encoder as one file that takes raw camera frames: faster, or for another runtime.
 
 Example:
 

@@ -132,7 +132,7 @@ def test_the_file_explains_itself(onnx_file: tuple[FeatureExtractor, Path]) -> N
 
 
 def test_command_compiles(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    extractor = untrained("control")
+    extractor = untrained("small-motion")
     write_model(tmp_path, nn.ModuleDict({"encoder": extractor.encoder}).state_dict())
     write_config(tmp_path, {**extractor.config, "output": "encoder", "image_size": list(SIZE), "fps": 10.0})
     assert main([str(tmp_path), "--format", "aoti"]) == 0

@@ -3,7 +3,8 @@
     onnx  NAME.onnx  a graph for ONNX Runtime and what else reads ONNX
     aoti  NAME.pt2   machine code for this kind of processor, made by torch's ahead-of-time compiler
 
-`vidssl.load_exported` opens both. Each export is run beside the encoder it came from before the file is kept.
+`vidssl.load_exported` opens both. Who calls a package without it has to make the state contiguous before giving it
+back: the compiler lays its results out as it likes. Each file is run beside the encoder it came from before it is kept.
 
 B streams, H x W pixels of the camera, T frames, D feature dim.
 """

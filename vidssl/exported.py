@@ -73,6 +73,8 @@ class PackageRunner:
             )
 
     def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
+        # The compiler lays its results out as it likes, and takes its inputs' strides for granted.
+        inputs = [value.contiguous() for value in inputs]
         threads = torch.get_num_threads()
         if threads == self._threads:
             return list(self._model(*inputs))
@@ -196,7 +198,7 @@ class ExportedExtractor(FeatureExtractor):
         fresh = torch.zeros(self.batch, dtype=torch.bool) if self._fresh is None else self._fresh
         if self._state is None:
             fresh, self._state = torch.ones_like(fresh), self._start
-        feature, *self._state = self._runner([prepared.contiguous(), fresh, *self._state])
+        feature, *self._state = self._runner([prepared, fresh, *self._state])
         self._fresh = None
         return feature
 

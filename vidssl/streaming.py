@@ -72,7 +72,7 @@ class StreamingModule(nn.Module):
             states = self.context.forget([named[name] for name in self.state if name != "before"], fresh)
             feature, states = self.context.step(feature, states)
             new |= zip((name for name in self.state if name != "before"), states, strict=True)
-        # Compiled code takes its inputs' strides for granted, and the new state is the next call's input.
+        # The new state is the next call's input, whose strides the graph was made for.
         return (feature, *(new[name].contiguous() for name in self.state))
 
     def prepared(self, frame: Tensor) -> Tensor:
