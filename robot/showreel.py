@@ -33,13 +33,23 @@ def film(place: Place, outcomes: Mapping[str, Sequence[EpisodeResult]], out: Pat
     usual = ("learned", "pixels", "random-encoder", "expert", "random")
     others = [arm for arm in outcomes if arm not in usual]
     strip_of = next(arm for arm in ("learned", *others, *usual) if arm in outcomes)
-    shots = [(arm, kind, episode) for arm, results in outcomes.items() for kind, episode in notable(results).items()]
-    for arm, kind, episode in track(shots, description="videos"):
+    shots = [(arm, kinds, episode) for arm, results in outcomes.items() for kinds, episode in _shots(results)]
+    for arm, kinds, episode in track(shots, description="videos"):
         moments = replay(place, episode)
-        if moments:
+        if not moments:
+            continue
+        for kind in kinds:
             write_episode_video(out / "videos" / f"{arm}-{kind}.mp4", arm, moments, episode, fps)
-            if arm == strip_of and kind == "median":
-                write_film_strip(out / "strip.png", arm, moments, episode, fps)
+        if arm == strip_of and "median" in kinds:
+            write_film_strip(out / "strip.png", arm, moments, episode, fps)
+
+
+def _shots(results: Sequence[EpisodeResult]) -> list[tuple[list[str], EpisodeResult]]:
+    """The notable episodes, each once, with all that is notable in it: few episodes may leave one for everything."""
+    found: dict[int, tuple[list[str], EpisodeResult]] = {}
+    for kind, episode in notable(results).items():
+        found.setdefault(id(episode), ([], episode))[0].append(kind)
+    return list(found.values())
 
 
 def write_episode_video(path: Path, arm: str, moments: Sequence[Moment], episode: EpisodeResult, fps: float) -> None:
