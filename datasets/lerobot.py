@@ -162,7 +162,9 @@ class LeRobotDataset:
             try:
                 columns[name] = np.concatenate([column_array(part, name, self.features[name]) for part in parts])
             except (VidsslError, KeyError) as error:
-                raise VidsslError(f"{self.root}: {error}; its info.json and its data differ") from None
+                raise VidsslError(
+                    f"{self.root}: {error}; is info.json another's? keys=[...] leaves a column out"
+                ) from None
         if not np.array_equal(columns["index"], np.arange(len(self))):
             raise VidsslError(
                 f"{self.root}: its data holds {len(columns['index'])} frames, not 0..{len(self) - 1} in order; "

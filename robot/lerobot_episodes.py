@@ -20,6 +20,7 @@ from typing import Any, Self
 import numpy as np
 
 from vidssl.datasets.lerobot import LeRobotDataset, is_lerobot
+from vidssl.datasets.lerobot_meta import read_meta
 from vidssl.datasets.lerobot_write import LeRobotWriter
 from vidssl.errors import VidsslError, unknown_name
 
@@ -154,12 +155,15 @@ def open_lerobot(folder: Path, camera: str | None = None) -> LeRobotRecording:
 
     Raises VidsslError for no or several cameras, actions that are no vectors, and what `LeRobotDataset` raises for.
     """
-    dataset = LeRobotDataset(folder)
+    features = read_meta(folder).features
+    used = (STATE, ACTION, EXECUTED, REWARD, SUCCESS)
+    pictures = [key for key, feature in features.items() if feature["dtype"] in ("video", "image")]
+    dataset = LeRobotDataset(folder, keys=[*pictures, *(key for key in used if key in features)])
     chosen = _camera(dataset, camera)
     if ACTION not in dataset.features or len(dataset.features[ACTION]["shape"]) != 1 or not dataset.episodes:
         raise VidsslError(f"{folder}: no episodes with a feature {ACTION!r} [A]; it has {', '.join(dataset.features)}")
     notes = dataset.meta.notes or {"facts": {}, "episodes": [{}] * len(dataset.episodes)}
-    columns = {name: _column(dataset, name) for name in (STATE, ACTION, EXECUTED, REWARD, SUCCESS)}
+    columns = {name: _column(dataset, name) for name in used}
     episodes = [
         _episode({name: column[one.first : one.first + one.length] for name, column in columns.items()}, noted)
         for one, noted in zip(dataset.episodes, notes["episodes"], strict=True)

@@ -15,7 +15,7 @@ COMMANDS = {
     "extract": "write the features of a folder of videos",
     "export": "write a run's encoder as ONNX or compiled, for a controller",
     "self-label": "label videos by clusters of a run's features",
-    "record": "record episodes of an environment as MP4",
+    "record": "record episodes of an environment, as MP4 or a LeRobot data set",
     "import-pusht": "write the Push-T demonstrations as a LeRobot data set",
     "robot-eval": "judge features by the policies built on them",
     "robot-report": "draw evaluations of robots on one page",

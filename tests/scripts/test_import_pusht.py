@@ -1,6 +1,5 @@
-"""`vidssl import-pusht`, and what takes its data set: a recording to clone from, and `vidssl pretrain`."""
+"""`vidssl import-pusht`, and what takes its data set: recordings to clone from, videos of `vidssl pretrain`."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -9,6 +8,8 @@ import pytest
 
 from vidssl.datasets.lerobot import LeRobotDataset
 from vidssl.datasets.pusht import coverage
+from vidssl.datasets.quarantine import Quarantine
+from vidssl.datasets.scan import scan_videos
 from vidssl.errors import VidsslError
 from vidssl.robot.episodes import open_recording
 from vidssl.scripts import pretrain
@@ -18,7 +19,7 @@ sys.path.append(str(Path(__file__).parents[1] / "datasets"))
 from zarr_stores import write_pusht
 
 
-def test_from_zarr_to_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_zarr_to_recording_and_videos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     values = write_pusht(tmp_path / "push.zarr", [14, 9, 12])
     main([str(tmp_path), "--out", str(tmp_path / "data")])
     assert "3 demonstrations, 35 steps" in capsys.readouterr().out
@@ -35,28 +36,10 @@ def test_from_zarr_to_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     np.testing.assert_array_equal(recording.episodes[1].action, values["action"][14:23])
     assert np.abs(recording.frames(1).astype(int) - values["img"][14:23]).mean() < 12, "coloured noise, after H.264"
 
-    given = [
-        "--steps",
-        "1",
-        "--batch-size",
-        "2",
-        "--frames",
-        "5",
-        "--stride",
-        "1",
-        "--size",
-        "32",
-        "--workers",
-        "1",
-        "--doctor",
-        "off",
-    ]
-    pretrain.main([str(tmp_path / "data"), "--out", str(tmp_path / "run"), *given])
-    videos = json.loads((tmp_path / "run" / "config.json").read_text())["data"]["manifest"]["videos"]
-    names = [f"observation.image/00000{number}" for number in range(3)]
-    assert videos == [
-        {"name": name, "label": None, "frames": frames} for name, frames in zip(names, [14, 9, 12], strict=True)
-    ]
+    videos = pretrain.open_source(pretrain.Config(tmp_path / "data", tmp_path / "run"), None)
+    assert [video.name for video in videos] == [f"observation.image/00000{number}" for number in range(3)]
+    indices = scan_videos(videos, Quarantine(), workers=0, progress=False)
+    assert [len(index) for index in indices.values()] == [14, 9, 12]
 
 
 def test_coverage() -> None:
