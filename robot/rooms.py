@@ -78,6 +78,12 @@ def draw_places(rng: np.random.Generator, layouts: Layouts, right: NDArray[np.bo
     return np.stack([left_end + draws[0] * (right_end - left_end), low + draws[1] * (high - low)], axis=1)
 
 
+def draw_doorways(rng: np.random.Generator, layouts: Layouts) -> Floats:
+    """Uniform free places [N,2] in the doors, and up to two agents' widths before and behind them."""
+    half = np.array([WALL / 2 + 4 * RADIUS, DOOR / 2 - RADIUS])
+    return np.stack([layouts.wall, layouts.door], axis=1) + rng.uniform(-0.98, 0.98, (len(layouts.wall), 2)) * half
+
+
 def forbidden(layouts: Layouts) -> Floats:
     """The two rectangles that the agent's middle can't enter, above and below the door: [N, 2, (low, high), (x, y)]."""
     half, opening = WALL / 2 + RADIUS, DOOR / 2 - RADIUS

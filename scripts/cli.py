@@ -21,6 +21,7 @@ COMMANDS = {
     "robot-report": "draw evaluations of robots on one page",
     "robot-rl": "learn a policy on a run's features by reinforcement",
     "lag-study": "success against round-trip delay, driven from afar and on board",
+    "train-world-model": "learn a world model of Two Rooms and the planner in it",
     "train-rotation": "learn the rotation between depth views of objects never seen",
     "rotation-pairs": "write pairs of depth views with the rotation between them",
     "evaluate-rotation": "judge rotation estimators on pairs of views",

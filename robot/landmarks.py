@@ -1,0 +1,130 @@
+"""Far goals: a graph of replayed embeddings, whose edges the world model checks in the scene at hand.
+
+Distance between embeddings tells what is near; what is far, or behind a wall, it does not. So states that were replayed
+in training are spread out as landmarks, and in every new scene the model itself tells which leads to which: inverse
+dynamics steers straight from one to the other, the predictor imagines it *in this scene*, and the way counts if it
+arrives. A landmark that stands in a wall here is reached from nowhere, and drops out by itself.
+
+    o---o   o---o        costs to go run back from the goal G along the edges; the next landmark of the robot R is the
+    | \\ |  ##   |        one that it can go to straight and from which it is nearest to G
+    o---R  ##   G
+     \\    o----/
+
+(Savinov et al. 2018, SPTM, and Eysenbach et al. 2019, SoRB: graphs of replayed observations of one known scene.)
+
+Letters: M landmarks, D state dim, E scene dim, P pairs.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from .world_model import WorldModel
+
+SLACK = 1.0  # steps by which a way to the goal may be longer than the shortest
+NEAR = 0.35  # actions: states so close to a refuted one are refuted too
+
+
+def spread_out(states: Tensor, count: int) -> Tensor:
+    """`count` of the states [n,D], each the farthest from those before it (farthest-point sampling): [count,D]."""
+    chosen = [0]
+    nearest = (states - states[0]).norm(dim=1)
+    while len(chosen) < count:
+        chosen.append(int(nearest.argmax()))
+        nearest = torch.minimum(nearest, (states - states[chosen[-1]]).norm(dim=1))
+    return states[chosen]
+
+
+def blocked(model: WorldModel, x: Tensor, refuted: Tensor) -> Tensor:
+    """Which of the states [...,D] are within an action's length of one of the `refuted` [R,D]: bool [...].
+
+    Those are states that the model has foretold in this scene and that did not come about: something is in the way.
+    """
+    return (torch.cdist(model.inverse(x).flatten(0, -2), model.inverse(refuted)) < NEAR).any(-1).view(x.shape[:-1])
+
+
+def straight_ways(
+    model: WorldModel, start: Tensor, end: Tensor, scene: Tensor, longest: int, miss: float, refuted: Tensor
+) -> Tensor:
+    """Costs of the straight ways from `start` to `end`, both [P,D], in a scene [E]; inf where there is none: [P].
+
+    At each step inverse dynamics tells the actions that are left, and as much of them as fits in -1..1 is imagined. A
+    way is found when less than `miss` actions are left, after at most `longest` steps; its cost is the sum of both, so
+    that many short ways which all end a little early are no shorter than a long one. None leads into a `refuted` [R,D].
+    """
+    found = torch.full((len(start),), torch.inf)
+    rows, x = torch.arange(len(start)), start
+    for step in range(longest + 1):
+        left = model.inverse(end[rows] - x)  # [P,A]
+        missed = left.norm(dim=1)
+        there = missed < miss
+        found[rows[there]] = step + missed[there]
+        on = ~there & (left.abs().amax(dim=1) <= longest - step + miss)
+        rows, left = rows[on], left[on]
+        x = model.predictor(x[on], left / left.abs().amax(dim=1, keepdim=True).clamp_min(1), scene)
+        if len(refuted):
+            free = ~blocked(model, x, refuted)
+            rows, x = rows[free], x[free]
+    return found
+
+
+class Landmarks:
+    """The graph of one scene and goal.
+
+    Args:
+        model: the world model.
+        states: landmarks [M,D].
+        scene: [E].
+        goal: state [D] of the goal; it becomes the last landmark.
+        longest: steps of the longest edge between landmarks.
+        reach: steps of the longest way from the robot to a landmark.
+        miss: how far from its end a way may arrive, in actions.
+        refuted: states [R,D] that were foretold in this scene and did not come about.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        states: Tensor,
+        scene: Tensor,
+        goal: Tensor,
+        longest: int,
+        reach: int,
+        miss: float,
+        refuted: Tensor,
+    ) -> None:
+        self._ways = partial(straight_ways, model, scene=scene, miss=miss, refuted=refuted)
+        self._reach = reach
+        self.states = torch.cat([states, goal[None]])
+        count = len(self.states)
+        pairs = torch.cdist(*[model.inverse(self.states)] * 2, p=torch.inf) <= longest
+        start, end = (pairs & ~torch.eye(count, dtype=torch.bool)).nonzero().unbind(1)
+        edges = torch.full((count, count), torch.inf)
+        edges[start, end] = self._ways(self.states[start], self.states[end], longest=longest)
+        self.to_go = _costs_to_go(edges)
+
+    def next(self, x: Tensor) -> Tensor | None:
+        """The landmark [D] to go to from x [D], the goal itself where the way is free; None when no way is known.
+
+        Of all that are on a shortest way, give or take `SLACK` steps, it is the one nearest to the goal.
+        """
+        ways = self._ways(x.expand_as(self.states), self.states, longest=self._reach)
+        if ways[-1] < torch.inf:
+            return self.states[-1]
+        total = ways + self.to_go
+        shortest = total.min()
+        if shortest == torch.inf:
+            return None
+        return self.states[torch.where(total <= shortest + SLACK, self.to_go, torch.inf).argmin()]
+
+
+def _costs_to_go(edges: Tensor) -> Tensor:
+    """Least sums of edges [M,M] from every landmark to the last one: [M]; inf where there is no way (Bellman-Ford)."""
+    cost = torch.full((len(edges),), torch.inf)
+    cost[-1] = 0
+    while True:
+        shorter = torch.minimum(cost, (edges + cost).amin(dim=1))
+        if torch.equal(shorter, cost):
+            return cost
+        cost = shorter

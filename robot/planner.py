@@ -1,0 +1,209 @@
+"""A controller that plans in a world model's imagination towards a goal picture: `PlanController`.
+
+    camera, goal picture --encoder--> states x, g and scene s
+    g, s --landmarks--> graph of the scene, once an episode
+    x --graph--> next landmark --MPPI or CEM--> action, every tick; the plan before is where the search starts
+
+What the model foretells and the next picture refutes is remembered for the episode: the graph is built again without
+the ways that lead there.
+
+Letters: M landmarks, n samples, H horizon, D state dim, E scene dim, A action size.
+"""
+
+import copy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from vidssl.checkpoint import write_tensors
+from vidssl.errors import VidsslError, unknown_name
+from vidssl.features import FeatureExtractor, load_encoder
+
+from .landmarks import Landmarks, blocked
+from .pixels import camera_image, find_image
+from .planning import Cost, Search, moved_on, search
+from .spaces import Spaces
+from .world_model import ModelSize, WorldModel
+
+COSTS = ("sum", "last")
+METRICS = ("actions", "embedding")
+GOAL = "goal"
+MOVED = 0.4  # actions: a step foretold to be shorter than this can't be refuted
+SURPRISE = 0.3  # a step is refuted when less than this share of it came about
+BLOCKED = 5.0  # cost of an imagined state that was refuted, in actions
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """How to plan.
+
+    Attributes:
+        search: of the actions.
+        cost: "sum" of the distances to the goal over the horizon, or that of its "last" step alone.
+        metric: distance of two states: in "actions", what inverse dynamics says is between them, or of the "embedding".
+        far_goals: go by landmarks; without, every goal is taken to be near.
+        longest, reach, miss: of the graph, see `Landmarks`.
+        seed: of the samples.
+    """
+
+    search: Search = field(default_factory=Search)
+    cost: str = "sum"
+    metric: str = "actions"
+    far_goals: bool = True
+    longest: int = 4
+    reach: int = 8
+    miss: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.cost not in COSTS:
+            raise unknown_name("cost", self.cost, COSTS)
+        if self.metric not in METRICS:
+            raise unknown_name("metric", self.metric, METRICS)
+
+
+class PlanController:
+    """Plans anew every tick. The same pictures give the same actions: samples are drawn from the config's seed.
+
+    Args:
+        extractor: the world model's encoder, with its preprocessing.
+        model: the world model.
+        landmarks: replayed states [M,D].
+        spaces: actions of the environment; -1..1 of the model stands for their range.
+        config: how to plan.
+    """
+
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        model: WorldModel,
+        landmarks: Tensor,
+        spaces: Spaces,
+        config: PlanConfig | None = None,
+    ) -> None:
+        self.extractor, self.model, self.landmarks = copy.copy(extractor), model.eval(), landmarks
+        self.spaces, self.config = spaces, config or PlanConfig()
+        self._low, self._high = np.array(spaces.low, np.float32), np.array(spaces.high, np.float32)
+        self.reset()
+
+    def fit_to(self, env: gym.Env[Any, Any]) -> "PlanController":
+        """A controller for one environment; raises VidsslError when it has other spaces or no goal picture."""
+        self.spaces.check(env, "the planner")
+        space = env.observation_space
+        if not (isinstance(space, gym.spaces.Dict) and GOAL in space.spaces):
+            raise VidsslError(
+                f"the planner needs a goal picture: a uint8 Box [H,W,3] under {GOAL!r} of the observations, "
+                f"got {space}; choose an environment with goals, such as --env vidssl/TwoRooms-v0"
+            )
+        find_image(gym.spaces.Dict({"image": space.spaces[GOAL]}))
+        return PlanController(self.extractor, self.model, self.landmarks, self.spaces, self.config)
+
+    def reset(self) -> None:
+        """A new episode: forget goal, graph and plan, and begin the random numbers again."""
+        self._goal_picture: np.ndarray | None = None
+        self._generator = torch.Generator().manual_seed(self.config.seed)
+
+    @torch.inference_mode()
+    def __call__(self, observation: Any) -> np.ndarray:
+        """The action float32 [A] for an observation with `image` and `goal`, both uint8 [H,W,3]."""
+        if self._goal_picture is None or not np.array_equal(self._goal_picture, observation[GOAL]):
+            self._begin(observation)
+        x = self.model.state(self.extractor(camera_image(observation)[None])[0])
+        self._learn_from(x)
+        target = self._graph.next(x) if self._graph is not None else None
+        cost = self.cost_of(x, self._goal if target is None else target)
+        rounds = self.config.search.warm_iterations if self._warm else self.config.search.iterations
+        plan = search(cost, self._plan, self.config.search, rounds, self._generator)
+        self._foretold = self.model.rollout(x[None], plan[None, :1], self._scene)[0, 0]
+        self._before, self._plan, self._warm = x, moved_on(plan), True
+        return self._low + (plan[0].clamp(-1, 1).numpy() + 1) / 2 * (self._high - self._low)
+
+    def cost_of(self, x: Tensor, target: Tensor) -> Cost:
+        """The cost of actions [n,H,A] from state x [D]: imagined distances to `target` [D]."""
+
+        def cost(actions: Tensor) -> Tensor:
+            change = self.model.rollout(x[None], actions, self._scene) - target
+            distance = (self.model.inverse(change) if self.config.metric == "actions" else change).norm(dim=-1)
+            if len(self._refuted):
+                distance = distance + BLOCKED * blocked(self.model, change + target, self._refuted)
+            return distance.sum(1) if self.config.cost == "sum" else distance[:, -1]
+
+        return cost
+
+    def _learn_from(self, x: Tensor) -> None:
+        """Compare the state x [D] with what was foretold for it: no progress where some was expected is remembered."""
+        if self._before is None or self._foretold is None:
+            return
+        expected = self.model.inverse(self._foretold - self._before)
+        progress = self.model.inverse(x - self._before) @ expected
+        if expected.norm() > MOVED and progress < SURPRISE * expected @ expected:
+            self._refuted = torch.cat([self._refuted, self._foretold[None]])
+            self._build_graph(x)
+
+    def _begin(self, observation: Any) -> None:
+        """Read scene and goal, and build the graph. Both pictures show the same scene, so its reading is their mean."""
+        self._goal_picture = np.array(observation[GOAL])
+        pictures = np.stack([camera_image(observation), self._goal_picture])
+        states, scenes = self.model.read(self.extractor(pictures))
+        self._goal, self._scene = states[1], scenes.mean(0)
+        self._refuted = states[:0]
+        self._before: Tensor | None = None
+        self._foretold: Tensor | None = None
+        self._build_graph(states[0])
+        self._plan = torch.zeros(self.config.search.horizon, self.model.actions)
+        self._warm = False
+
+    def _build_graph(self, x: Tensor) -> None:
+        config, self._graph = self.config, None
+        if config.far_goals:
+            self._graph = Landmarks(
+                self.model,
+                self.landmarks,
+                self._scene,
+                self._goal,
+                config.longest,
+                config.reach,
+                config.miss,
+                self._refuted,
+            )
+            if len(self._refuted) and self._graph.next(x) is None:  # too much was ruled out: begin again
+                self._refuted = self._refuted[:0]
+                self._build_graph(x)
+
+    def save(self, folder: Path) -> None:
+        """Write the controller to a folder; see `controller_files`.
+
+        Raises VidsslError for an encoder without `config`.
+        """
+        from .controller_files import save_extractor, write_controller
+
+        save_extractor(folder / "encoder", self.extractor)
+        weights = {name: w for name, w in self.model.state_dict().items() if not name.startswith("encoder.")}
+        write_tensors(folder / "world_model.safetensors", {**weights, "landmarks": self.landmarks})
+        content = {"plan": asdict(self.config), "size": asdict(self.model.size), "spaces": self.spaces.as_json()}
+        write_controller(folder, "planner", content)
+
+    @classmethod
+    def load(cls, folder: Path) -> "PlanController":
+        """The controller in a folder; raises VidsslError when it is missing, damaged or of another kind."""
+        from .controller_files import read_controller, read_weights
+
+        content = read_controller(folder, "planner")
+        extractor = load_encoder(folder / "encoder")
+        try:
+            plan = dict(content["plan"])
+            config = PlanConfig(**{**plan, "search": Search(**plan["search"])})
+            spaces = Spaces.from_json(content["spaces"])
+            model = WorldModel(extractor.encoder, len(spaces.low), ModelSize(**content["size"]))
+            weights = read_weights(folder / "world_model.safetensors")
+            landmarks = weights.pop("landmarks")
+            encoder = {f"encoder.{name}": w for name, w in extractor.encoder.state_dict().items()}
+            model.load_state_dict({**weights, **encoder})
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise VidsslError(f"{folder} is damaged ({error!r}); make the controller again") from error
+        return cls(extractor, model, landmarks, spaces, config)
