@@ -29,18 +29,23 @@ PAIRS = ((0, 1), (0, 2), (1, 2))  # of the colours red, green, blue
 
 @dataclass(frozen=True)
 class Gaussian:
-    """A Gaussian with a shrunk covariance (Ledoit and Wolf 2004), by its mean [D] and whitening matrix [D,D]."""
+    """A Gaussian with a shrunk covariance (Ledoit and Wolf 2004), by its mean [D] and whitening matrix [D,D].
+
+    A direction that hardly varied in the fit (a dead channel, pixels that were never clipped) is given a twentieth of
+    the widest one's spread: else its first small change would outshout everything.
+    """
 
     mean: Floats
     whiten: Floats
+    FLOOR: ClassVar[float] = 0.05
 
     @classmethod
     def fit(cls, x: Floats) -> "Gaussian":
         """Of samples [n,D]."""
         from sklearn.covariance import ledoit_wolf
 
-        mean = x.mean(0)
-        spread = np.maximum(x.std(0), 1e-6)
+        mean, spread = x.mean(0), x.std(0)
+        spread = np.maximum(spread, max(cls.FLOOR * spread.max(), 1e-6))
         values, vectors = np.linalg.eigh(ledoit_wolf((x - mean) / spread, assume_centered=True)[0])
         return cls(mean, (vectors / np.sqrt(np.maximum(values, 1e-9))) / spread[:, None])
 
@@ -54,12 +59,14 @@ class Tail:
     """The upper tail of a usual measure: its ranks, and beyond the 98 % quantile an exponential.
 
     The excess over a high threshold of most distributions is about exponential or heavier (Pickands 1975): beyond the
-    data a surprise is an order, not a probability. `quantiles` [Q] at even ranks up to 0.98, `scale` the mean excess.
+    data a surprise is an order, not a probability, and one tick's is at most `MOST`, so that a single odd usual episode
+    does not set the threshold for all. `quantiles` [Q] at even ranks up to 0.98, `scale` the mean excess.
     """
 
     quantiles: Floats
     scale: float
     SHARE: ClassVar[float] = 0.02
+    MOST: ClassVar[float] = 30.0
 
     @classmethod
     def fit(cls, measures: Floats) -> "Tail":
@@ -78,7 +85,7 @@ class Tail:
         known = np.nan_to_num(measures, nan=-np.inf)
         rank = np.interp(known, self.quantiles, np.linspace(0, 1 - self.SHARE, len(self.quantiles)))
         beyond = np.maximum(known - self.quantiles[-1], 0) / self.scale
-        return np.where(np.isnan(measures), 0.0, -np.log1p(-rank) + beyond)
+        return np.where(np.isnan(measures), 0.0, np.minimum(-np.log1p(-rank) + beyond, self.MOST))
 
 
 @dataclass(frozen=True)
