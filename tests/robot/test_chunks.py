@@ -95,11 +95,11 @@ def test_learning_rate_rises_and_falls() -> None:
 
 def test_features_and_pixels_learn_what_the_picture_says(demos: Demonstrations, extractor: FeatureExtractor) -> None:
     config = ChunkConfig(head="l1", past=1, horizon=1, execute=1, width=64, dropout=0.0, average=0.9, batch_size=32)
-    _, fit = clone_chunks(extractor, demos, config, ChunkBudget(steps=300))
+    _, fit = clone_chunks(extractor, demos, config, ChunkBudget(steps=200))
     assert fit.error < 0.5 * fit.constant_error
-    assert (fit.steps, fit.train_episodes, fit.heldout_episodes) == (300, 3, 1)
+    assert (fit.steps, fit.train_episodes, fit.heldout_episodes) == (200, 3, 1)
     before = {name: weight.clone() for name, weight in extractor.encoder.state_dict().items()}
-    controller, fit = clone_chunks_pixels(extractor, demos, config, ChunkBudget(steps=60), batch_size=16)
+    controller, fit = clone_chunks_pixels(extractor, demos, config, ChunkBudget(steps=40), batch_size=16)
     assert fit.error < 0.8 * fit.constant_error
     after = extractor.encoder.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)  # a copy was trained
