@@ -98,7 +98,7 @@ class Landmarks:
         self._reach = reach
         self.states = torch.cat([states, goal[None]])
         count = len(self.states)
-        pairs = torch.cdist(*[model.inverse(self.states)] * 2, p=torch.inf) <= longest
+        pairs = torch.cdist(model.inverse(self.states), model.inverse(self.states), p=torch.inf) <= longest
         start, end = (pairs & ~torch.eye(count, dtype=torch.bool)).nonzero().unbind(1)
         edges = torch.full((count, count), torch.inf)
         edges[start, end] = self._ways(self.states[start], self.states[end], longest=longest)

@@ -107,6 +107,12 @@ class PlanController:
         """A new episode: forget goal, graph and plan, and begin the random numbers again."""
         self._goal_picture: np.ndarray | None = None
         self._generator = torch.Generator().manual_seed(self.config.seed)
+        self._graph: Landmarks | None = None
+        self._plan = torch.zeros(self.config.search.horizon, self.model.actions)
+        self._warm = False
+        self._refuted = self.landmarks[:0]  # states foretold in this episode that did not come about, [R,D]
+        self._before: Tensor | None = None
+        self._foretold: Tensor | None = None
 
     @torch.inference_mode()
     def __call__(self, observation: Any) -> np.ndarray:
@@ -152,8 +158,7 @@ class PlanController:
         states, scenes = self.model.read(self.extractor(pictures))
         self._goal, self._scene = states[1], scenes.mean(0)
         self._refuted = states[:0]
-        self._before: Tensor | None = None
-        self._foretold: Tensor | None = None
+        self._before = self._foretold = None
         self._build_graph(states[0])
         self._plan = torch.zeros(self.config.search.horizon, self.model.actions)
         self._warm = False

@@ -15,7 +15,6 @@ from vidssl.features import FeatureExtractor
 from .rooms import (
     STEP,
     Floats,
-    Layouts,
     draw_agents,
     draw_doorways,
     draw_layouts,
@@ -58,8 +57,7 @@ def random_walks(
         extractor: whose preprocessing the frames get.
         size: side of the camera's pictures, pixels.
     """
-    layouts = draw_layouts(rng, scenes, split)
-    layouts = Layouts(*(np.repeat(values, per_scene) for values in (layouts.wall, layouts.door, layouts.number)))
+    layouts = draw_layouts(rng, scenes, split).repeat(per_scene)
     times = np.array([0, *np.sort(rng.choice(np.arange(1, steps + 1), moments - 1, replace=False))])
     rooms, walls = draw_rooms(layouts, size), forbidden(layouts)
     places = draw_places(rng, layouts, rng.random(len(rooms)) < 0.5)

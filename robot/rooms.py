@@ -43,8 +43,9 @@ class Layouts:
     door: Floats
     number: Ints
 
-    def __getitem__(self, rows: object) -> "Layouts":
-        return Layouts(self.wall[rows], self.door[rows], self.number[rows])  # type: ignore[index]
+    def repeat(self, times: int) -> "Layouts":
+        """Each layout `times` times, one after the other."""
+        return Layouts(self.wall.repeat(times), self.door.repeat(times), self.number.repeat(times))
 
 
 def split_cells(split: str) -> Ints:

@@ -45,15 +45,15 @@ class WorldModelConfig:
     train_encoder: bool = True
     size: ModelSize = field(default_factory=ModelSize)
     weights: Weights = field(default_factory=Weights)
-    steps: int = 1200
+    steps: int = 2500
     scenes: int = 16
     per_scene: int = 3
     length: int = 8
     moments: int = 3
     learning_rate: float = 2e-3
-    refine_steps: int = 1500
+    refine_steps: int = 6000
     refine_length: int = 12
-    cached: int = 2400
+    cached: int = 6000
     landmarks: int = 256
     seed: int = 0
 

@@ -6,6 +6,7 @@ python -m vidssl.scripts.bench_planning --horizon 20 --samples 256 --iterations 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -78,21 +79,14 @@ def main(argv: list[str] | None = None) -> None:
             cost, start = controller.cost_of(x, goal), torch.zeros(how.horizon, controller.model.actions)
             generator = torch.Generator().manual_seed(0)
 
-            @torch.inference_mode()
-            def plan(
-                cost=cost,
-                start=start,
-                how=how,
-                generator=generator,  # type: ignore[no-untyped-def]
-            ) -> object:
-                return search(cost, start, how, how.iterations, generator)
+            plan = torch.inference_mode()(partial(search, cost, start, how, how.iterations, generator))
 
             def first(controller: PlanController = controller) -> object:
                 controller.reset()
                 return controller(observation)
 
             def later(controller: PlanController = controller) -> object:
-                return controller(observation)
+                return controller(env.step(env.action_space.sample())[0])  # a robot that stood still would wonder why
 
             for name, work in (("plan", plan), ("first tick, with its graph", first), ("later tick", later)):
                 times = _milliseconds(work, config.rounds)
