@@ -1,6 +1,7 @@
 """The world model's losses against arithmetic, its training and the planner made of it, on a tiny scale."""
 
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from vidssl.errors import VidsslError
 from vidssl.features import FeatureExtractor
 from vidssl.robot.controller_files import load_controller
-from vidssl.robot.evaluate import evaluate_policy
+from vidssl.robot.evaluate import Evaluator
 from vidssl.robot.planner import PlanConfig, PlanController
 from vidssl.robot.planning import Search
 from vidssl.robot.random_walks import random_actions, random_walks
@@ -160,13 +161,13 @@ def test_encoders_of_several_frames_are_refused() -> None:
         untrained(replace(TINY, encoder="r3d-18"))
 
 
-def test_saved_planner_acts_alike_and_runs_in_an_evaluation(planner: PlanController, tmp_path: Path) -> None:
+def test_saved_planner_acts_alike(planner: PlanController, tmp_path: Path) -> None:
     planner.save(tmp_path / "p")
-    ours, theirs = (
-        evaluate_policy(make, ID, 2, split="train")[1].actions[:6]
-        for make in (planner.fit_to, load_controller(tmp_path / "p"))
-    )
-    np.testing.assert_array_equal(ours, theirs)
+    short = partial(gymnasium.wrappers.TimeLimit, max_episode_steps=5)
+    with Evaluator(ID, "train", wrap=short) as evaluator:
+        ours, theirs = (evaluator.run(make, 1)[0] for make in (planner.fit_to, load_controller(tmp_path / "p")))
+    assert ours.length == 5
+    np.testing.assert_array_equal(ours.actions, theirs.actions)
     assert PlanController.load(tmp_path / "p").config == QUICK
 
 
