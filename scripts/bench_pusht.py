@@ -22,6 +22,10 @@ Chosen on train layouts, mean best coverage of a few episodes each: chunks that 
 the true state, 12 episodes: 0.43 after 20 s, 0.21 after 49 s where they are places); regression, at this budget (on
 the true state 0.48 after 16 s; on the learned features, 20 episodes: 0.32 after 72 s, the flow 0.20 after 48 s).
 
+Came out (--seed 7, an encoder of 529 steps, 100 layouts; shares at 0.95 and 0.8, mean): learned 0.08, 0.16, 0.36; the
+untrained encoder's features 0.04, 0.09, 0.25; pixels 0.04, 0.24, 0.52. At so few minutes learning from the actions
+outright gives the better pictures of where the block lies: the mean coverage of frozen features is behind it.
+
 Arms and episodes that are already in the --out folder are not trained and run again.
 """
 
