@@ -57,6 +57,11 @@ class Search:
                 f"search: horizon {self.horizon}, iterations {self.iterations} and {self.warm_iterations}, "
                 f"{self.elites} elites of {self.samples} samples; needed: at least 1, and 2 to `samples` elites"
             )
+        if not (self.temperature > 0 and self.spread > 0 and 0 <= self.persistence <= 1):
+            raise VidsslError(
+                f"search: temperature {self.temperature}, spread {self.spread}, persistence {self.persistence}; "
+                "needed: the first two above 0, persistence from 0 to 1"
+            )
 
 
 def search(cost: Cost, mean: Tensor, config: Search, rounds: int, generator: torch.Generator) -> Tensor:

@@ -48,10 +48,14 @@ class Weights:
 
 @dataclass(frozen=True)
 class ModelSize:
-    """D, and the width E of the hidden layers, which is the size of s too."""
+    """D, and the width E of the hidden layers, which is the size of s too; VidsslError below 1."""
 
     state: int = 4
     hidden: int = 128
+
+    def __post_init__(self) -> None:
+        if min(self.state, self.hidden) < 1:
+            raise VidsslError(f"world model: sizes state {self.state}, hidden {self.hidden}; needed: at least 1 each")
 
 
 class Predictor(nn.Module):

@@ -23,6 +23,8 @@ from .landmarks import spread_out
 from .random_walks import random_walks
 from .world_model import ModelSize, Trajectories, Weights, WorldModel, world_model_loss
 
+SPREAD_OVER = 8192  # states among which landmarks are chosen, at least, where as many are cached
+BOUNDED = {"moments": "`length` + 1", "landmarks": f"`cached` * (`refine_length` + 1), up to {SPREAD_OVER}"}
 Report = Callable[[str, int, dict[str, float]], None]  # part, step, values
 
 
@@ -38,6 +40,8 @@ class WorldModelConfig:
             `moments` moments.
         refine_steps: of the second, on `cached` trajectories of `refine_length` steps.
         landmarks: M, spread out over the cached states.
+
+    Raises VidsslError for numbers out of range.
     """
 
     encoder: str = "control"
@@ -56,6 +60,29 @@ class WorldModelConfig:
     cached: int = 6000
     landmarks: int = 256
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        states = min(SPREAD_OVER, self.cached * (self.refine_length + 1))
+        ranges = {
+            "image_size": (1, None),
+            "steps": (0, None),
+            "scenes": (1, None),
+            "per_scene": (1, None),
+            "length": (1, None),
+            "moments": (2, self.length + 1),
+            "refine_steps": (0, None),
+            "refine_length": (1, None),
+            "cached": (1, None),
+            "landmarks": (1, states),
+            "seed": (0, None),
+        }
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if value < low or (high is not None and value > high):
+                to = "" if high is None else f" and at most {high} ({BOUNDED[name]})"
+                raise VidsslError(f"world model: {name} is {value}; needed: at least {low}{to}")
+        if not self.learning_rate > 0:
+            raise VidsslError(f"world model: learning_rate is {self.learning_rate}; needed: above 0")
 
 
 def untrained(config: WorldModelConfig, frozen: FeatureExtractor | None = None) -> tuple[FeatureExtractor, WorldModel]:
@@ -92,6 +119,8 @@ def train_jointly(
     """The first part: trains encoder and model in place."""
     rng = np.random.default_rng([config.seed, 1])
     model.train()
+    if not config.train_encoder:
+        model.encoder.eval()  # batch norm keeps its statistics
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(learned, config.learning_rate, weight_decay=1e-5)
     for step in range(config.steps):
@@ -125,7 +154,7 @@ def refine(
         report("refine", step, {"prediction": float(loss.detach())})
     chosen.requires_grad_(False)
     seen = states.flatten(0, 1)
-    return spread_out(seen[:: max(1, len(seen) // 8192)], config.landmarks)
+    return spread_out(seen[:: max(1, len(seen) // SPREAD_OVER)], config.landmarks)
 
 
 @torch.no_grad()

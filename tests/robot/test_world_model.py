@@ -154,6 +154,42 @@ def test_a_frozen_encoder_stays() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, model.encoder.parameters(), strict=True))
 
 
+def test_a_frozen_encoder_keeps_its_batch_statistics() -> None:
+    config = replace(TINY, encoder="resnet18", train_encoder=False, steps=1)
+    extractor, model = untrained(config)
+    before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
+    assert any("running_mean" in name for name in before)
+    train_jointly(extractor, model, config)
+    for name, value in model.encoder.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"moments": 20}, r"moments is 20; needed: at least 2 and at most 4 \(`length` \+ 1\)"),
+        ({"moments": 1}, "moments is 1"),
+        ({"cached": 0}, "cached is 0"),
+        ({"scenes": 0}, "scenes is 0"),
+        ({"landmarks": 0}, "landmarks is 0"),
+        ({"landmarks": 25}, "landmarks is 25; needed: at least 1 and at most 24"),
+        ({"learning_rate": 0.0}, "learning_rate is 0"),
+    ],
+)
+def test_settings_out_of_range(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(VidsslError, match=words):
+        replace(TINY, **change)
+
+
+def test_sizes_and_searches_out_of_range() -> None:
+    with pytest.raises(VidsslError, match="state 0, hidden 128"):
+        ModelSize(state=0)
+    for wrong in ({"persistence": 2.0}, {"temperature": 0.0}, {"spread": 0.0}):
+        options: dict[str, Any] = wrong
+        with pytest.raises(VidsslError, match=rf"{next(iter(wrong))} {next(iter(wrong.values()))}"):
+            Search(**options)
+
+
 def test_encoders_of_several_frames_are_refused() -> None:
     with pytest.raises(VidsslError, match="frame encoder"):
         untrained(replace(TINY, encoder="small-motion"))
