@@ -2,8 +2,8 @@
 
 Distance between embeddings tells what is near; what is far, or behind a wall, it does not. So states that were replayed
 in training are spread out as landmarks, and in every new scene the model itself tells which leads to which: inverse
-dynamics steers straight from one to the other, the predictor imagines it *in this scene*, and the way counts if it
-arrives. A landmark that stands in a wall here is reached from nowhere, and drops out by itself.
+dynamics steers straight from one to the other, the predictor imagines it *in this scene*, and the way is cheap
+if it arrives. A landmark that stands in a wall here is dear to reach, and drops out by itself.
 
     o---o   o---o        costs to go run back from the goal G along the edges; the next landmark of the robot R is the
     | \\ |  ##   |        one that it can go to straight and from which it is nearest to G
@@ -23,7 +23,8 @@ from torch import Tensor
 from .world_model import WorldModel
 
 SLACK = 1.0  # steps by which a way to the goal may be longer than the shortest
-NEAR = 0.35  # actions: states so close to a refuted one are refuted too
+MISSED = 10.0  # cost of an action that is left where a way stops
+NEAR = 1.2  # actions: states so close to a refuted one are refuted too
 
 
 def spread_out(states: Tensor, count: int) -> Tensor:
@@ -46,27 +47,33 @@ def blocked(model: WorldModel, x: Tensor, refuted: Tensor) -> Tensor:
 
 def straight_ways(
     model: WorldModel, start: Tensor, end: Tensor, scene: Tensor, longest: int, miss: float, refuted: Tensor
-) -> Tensor:
-    """Costs of the straight ways from `start` to `end`, both [P,D], in a scene [E]; inf where there is none: [P].
+) -> tuple[Tensor, Tensor]:
+    """Straight ways from `start` to `end`, both [P,D], in a scene [E]: their costs [P], and whether they arrive [P].
 
     At each step inverse dynamics tells the actions that are left, and as much of them as fits in -1..1 is imagined. A
-    way is found when less than `miss` actions are left, after at most `longest` steps; its cost is the sum of both, so
-    that many short ways which all end a little early are no shorter than a long one. None leads into a `refuted` [R,D].
+    way arrives when less than `miss` actions are left, after at most `longest` steps; its cost is the sum of both, so
+    that many short ways which all end a little early are no shorter than a long one. One that stops on the way, at a
+    wall or at a `refuted` state [R,D], costs `MISSED` for each action that is left: the model may be wrong about the
+    wall, and where it is least sure of it is the place to try. What is too far from the start costs inf.
     """
-    found = torch.full((len(start),), torch.inf)
+    cost = torch.full((len(start),), torch.inf)
+    arrives = torch.zeros(len(start), dtype=torch.bool)
     rows, x = torch.arange(len(start)), start
     for step in range(longest + 1):
         left = model.inverse(end[rows] - x)  # [P,A]
         missed = left.norm(dim=1)
         there = missed < miss
-        found[rows[there]] = step + missed[there]
         on = ~there & (left.abs().amax(dim=1) <= longest - step + miss)
+        cost[rows[there]], arrives[rows[there]] = step + missed[there], True
+        if step:
+            cost[rows[~there]] = step + MISSED * missed[~there]  # unless it goes on and does better
         rows, left = rows[on], left[on]
         x = model.predictor(x[on], left / left.abs().amax(dim=1, keepdim=True).clamp_min(1), scene)
         if len(refuted):
             free = ~blocked(model, x, refuted)
+            cost[rows[~free]] = step + 1 + MISSED * left[~free].norm(dim=1)
             rows, x = rows[free], x[free]
-    return found
+    return cost, arrives
 
 
 class Landmarks:
@@ -101,7 +108,7 @@ class Landmarks:
         pairs = torch.cdist(model.inverse(self.states), model.inverse(self.states), p=torch.inf) <= longest
         start, end = (pairs & ~torch.eye(count, dtype=torch.bool)).nonzero().unbind(1)
         edges = torch.full((count, count), torch.inf)
-        edges[start, end] = self._ways(self.states[start], self.states[end], longest=longest)
+        edges[start, end] = self._ways(self.states[start], self.states[end], longest=longest)[0]
         self.to_go = _costs_to_go(edges)
 
     def next(self, x: Tensor) -> Tensor | None:
@@ -109,8 +116,8 @@ class Landmarks:
 
         Of all that are on a shortest way, give or take `SLACK` steps, it is the one nearest to the goal.
         """
-        ways = self._ways(x.expand_as(self.states), self.states, longest=self._reach)
-        if ways[-1] < torch.inf:
+        ways, arrives = self._ways(x.expand_as(self.states), self.states, longest=self._reach)
+        if arrives[-1]:
             return self.states[-1]
         total = ways + self.to_go
         shortest = total.min()

@@ -149,7 +149,7 @@ class PlanController:
         progress = self.model.inverse(x - self._before) @ expected
         if expected.norm() > MOVED and progress < SURPRISE * expected @ expected:
             self._refuted = torch.cat([self._refuted, self._foretold[None]])
-            self._build_graph(x)
+            self._build_graph()
 
     def _begin(self, observation: Any) -> None:
         """Read scene and goal, and build the graph. Both pictures show the same scene, so its reading is their mean."""
@@ -159,11 +159,11 @@ class PlanController:
         self._goal, self._scene = states[1], scenes.mean(0)
         self._refuted = states[:0]
         self._before = self._foretold = None
-        self._build_graph(states[0])
+        self._build_graph()
         self._plan = torch.zeros(self.config.search.horizon, self.model.actions)
         self._warm = False
 
-    def _build_graph(self, x: Tensor) -> None:
+    def _build_graph(self) -> None:
         config, self._graph = self.config, None
         if config.far_goals:
             self._graph = Landmarks(
@@ -176,9 +176,6 @@ class PlanController:
                 config.miss,
                 self._refuted,
             )
-            if len(self._refuted) and self._graph.next(x) is None:  # too much was ruled out: begin again
-                self._refuted = self._refuted[:0]
-                self._build_graph(x)
 
     def save(self, folder: Path) -> None:
         """Write the controller to a folder; see `controller_files`.

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from vidssl.encoders import build_encoder
 from vidssl.errors import VidsslError
-from vidssl.robot.landmarks import Landmarks, _costs_to_go, blocked, spread_out, straight_ways
+from vidssl.robot.landmarks import MISSED, Landmarks, _costs_to_go, blocked, spread_out, straight_ways
 from vidssl.robot.planning import PLANNERS, Search, _persistent, moved_on, search
 from vidssl.robot.world_model import ModelSize, WorldModel
 
@@ -91,22 +91,27 @@ def walled() -> WorldModel:
 def test_straight_ways_stop_at_the_wall() -> None:
     start = torch.tensor([[-1.5, 0.0], [-1.5, 0.0], [-1.5, 4.0], [1.0, 1.0]])
     end = torch.tensor([[1.5, 0.0], [-1.5, 2.0], [1.5, 4.0], [9.0, 1.0]])
-    cost = straight_ways(walled(), start, end, torch.zeros(1), longest=4, miss=0.4, refuted=NONE)
-    assert cost.tolist() == [torch.inf, 2, 3, torch.inf]  # wall; free; through the door; too far
+    cost, arrives = straight_ways(walled(), start, end, torch.zeros(1), longest=4, miss=0.4, refuted=NONE)
+    assert arrives.tolist() == [False, True, True, False]  # wall; free; through the door; too far
+    assert cost[1:].tolist() == [2, 3, torch.inf]
+    assert cost[0] > MISSED * 2  # stopped at -0.5, two actions before its end
 
 
 def test_a_way_that_ends_early_costs_what_is_left() -> None:
-    cost = straight_ways(
+    cost, arrives = straight_ways(
         walled(), torch.tensor([[1.0, 0.0]]), torch.tensor([[2.25, 0.0]]), torch.zeros(1), 4, 0.4, NONE
     )
     assert cost.tolist() == [1.25]
+    assert arrives.all()
 
 
 def test_refuted_states_block_ways() -> None:
     refuted = torch.tensor([[3.0, 0.0]])
     assert blocked(walled(), torch.tensor([[[3.2, 0.0], [3.0, 2.0]]]), refuted).tolist() == [[True, False]]
     start, end = torch.tensor([[1.0, 0.0], [1.0, 2.0]]), torch.tensor([[5.0, 0.0], [5.0, 2.0]])
-    assert straight_ways(walled(), start, end, torch.zeros(1), 8, 0.4, refuted).tolist() == [torch.inf, 4]
+    cost, arrives = straight_ways(walled(), start, end, torch.zeros(1), 8, 0.4, refuted)
+    assert arrives.tolist() == [False, True]
+    assert cost.tolist() == [2 + MISSED * 3, 4]  # stopped on its second step, three actions before the end
 
 
 def test_landmarks_lead_around_the_wall() -> None:
