@@ -111,7 +111,7 @@ def test_refuted_states_block_ways() -> None:
     start, end = torch.tensor([[1.0, 0.0], [1.0, 2.0]]), torch.tensor([[5.0, 0.0], [5.0, 2.0]])
     cost, arrives = straight_ways(walled(), start, end, torch.zeros(1), 8, 0.4, refuted)
     assert arrives.tolist() == [False, True]
-    assert cost.tolist() == [2 + MISSED * 3, 4]  # stopped on its second step, three actions before the end
+    assert cost.tolist() == [1 + MISSED * 4, 4]  # stopped on its first step, four actions before the end
 
 
 def test_landmarks_lead_around_the_wall() -> None:
