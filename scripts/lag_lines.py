@@ -1,8 +1,8 @@
 """Who drives in `lag-study`: operators far away and controllers on board; and the lag around the environment."""
 
-import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from vidssl.errors import VidsslError
 if TYPE_CHECKING:
     import gymnasium as gym
 
+    from vidssl.robot.episodes import Recording
     from vidssl.robot.evaluate import MakeController
 
     from .lag_study import Config
@@ -20,17 +21,17 @@ OPERATORS = ("direct", "predict", "stop-and-wait")
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: who drives, from afar or on board. `make` gets the environment and the delay as bound by `at`."""
+    """One curve: who drives, from afar or on board. `prepare` gives what makes the controller (clones a run)."""
 
     name: str
     remote: bool
     source: dict[str, Any]
-    make: "MakeController | None" = None  # None: an operator
+    prepare: "Callable[[], MakeController] | None" = None  # None: an operator
 
     def at(self, delay: int, config: "Config") -> "MakeController":
         """What makes the controller for a round trip of `delay` steps."""
-        if self.make is not None:
-            return self.make
+        if self.prepare is not None:
+            return self.prepare()
         from vidssl.robot.controllers import ExpertController
         from vidssl.robot.rover_remote import PredictingOperator, StopAndWait
 
@@ -75,35 +76,60 @@ def controllers(config: "Config") -> list[Line]:
     lines: list[Line] = []
     for spec in config.controllers:
         name, _, where = spec.rpartition("=")
-        make, source = _load(where, config)
+        prepare, source = _load(where, config)
         name = name or Path(where).name.rpartition(":")[2]
-        lines.append(Line(name, False, source, make))
+        lines.append(Line(name, False, source, prepare))
         if config.from_afar:
-            lines.append(Line(f"{name} from afar", True, source, make))
+            lines.append(Line(f"{name} from afar", True, source, prepare))
     names = [line.name for line in lines] + list(config.operators)
     if len(set(names)) != len(names):
         raise VidsslError(f"two lines have the same name: {', '.join(names)}; name controllers by NAME=…")
     return lines
 
 
-def _load(where: str, config: "Config") -> "tuple[MakeController, dict[str, Any]]":
-    """A controller and where it comes from: a run is cloned, all else is loaded."""
-    from vidssl.robot.controller_files import identity, load_controller
+def _load(where: str, config: "Config") -> "tuple[Callable[[], MakeController], dict[str, Any]]":
+    """What prepares a controller, and where it comes from: a run is cloned, once and when asked; all else is loaded."""
+    from vidssl.robot.controller_files import _hash, identity, load_controller
 
     folder = Path(where)
     if not (folder / "config.json").is_file():
-        return load_controller(where), {"controller": where, "hash": identity(where)}
+        made = load_controller(where)
+        return lambda: made, {"controller": where, "hash": identity(where)}
     if config.demos is None:
         raise VidsslError(f"{where} is a run, and a run drives nothing: pass --demos, recorded by `vidssl record`")
+    from vidssl.robot.demonstration_checks import demonstrations_hash
+
+    recording = _demonstrations(config.demos, config)
+    files = [file for name in ("config.json", "model.safetensors") if (file := folder / name).is_file()]
+    return cache(lambda: _clone(folder, recording, config)), {
+        "run": where,
+        "hash": _hash(files),
+        "demos": str(config.demos),
+        "demos_hash": demonstrations_hash(recording, config.demo_episodes),
+        "demo_episodes": config.demo_episodes,
+        "head_steps": config.head_steps,
+    }
+
+
+def _demonstrations(folder: Path, config: "Config") -> "Recording":
+    """The recording in a folder, if it fits: it shows none of the layouts that are driven here."""
+    from vidssl.robot.demonstration_checks import check_demonstrations
+    from vidssl.robot.episodes import open_recording
+    from vidssl.robot.pixels import episode_seed, find_image, make_env
+
+    recording = open_recording(folder)
+    env = make_env(config.env, config.split)
+    height, width = find_image(env.observation_space).shape[:2]
+    env.close()
+    driven = {episode_seed(config.seed, index, config.split) for index in range(config.episodes)}
+    check_demonstrations(recording, config.env, (height, width), driven)
+    return recording
+
+
+def _clone(run: Path, recording: "Recording", config: "Config") -> "MakeController":
     from vidssl.features import load_encoder
     from vidssl.robot.cloning import CloningConfig, clone_features, load_demonstrations
-    from vidssl.robot.episodes import open_recording
 
-    demos = load_demonstrations(open_recording(config.demos), config.demo_episodes)
-    controller, _ = clone_features(load_encoder(where), demos, CloningConfig(seed=config.seed), config.head_steps)
-    facts = {"demos": str(config.demos), "demo_episodes": config.demo_episodes, "head_steps": config.head_steps}
-    return controller.fit_to, {"run": where, "hash": _hash(folder / "model.safetensors"), **facts}
-
-
-def _hash(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    demos = load_demonstrations(recording, config.demo_episodes)
+    controller, _ = clone_features(load_encoder(run), demos, CloningConfig(seed=config.seed), config.head_steps)
+    return controller.fit_to

@@ -20,11 +20,9 @@ however the round trip is split, so all of it is put on the actions. Zeros are e
 that was interrupted, or is asked for further delays, lines or controllers, keeps the points it has.
 """
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,7 +36,6 @@ from .lag_lines import OPERATORS, Line, Link, controllers, operators
 if TYPE_CHECKING:
     from vidssl.robot.evaluate import EpisodeResult
 
-VERSIONS = ("vidssl", "torch", "gymnasium", "mujoco", "numpy")
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
@@ -91,7 +88,8 @@ def run(config: Config) -> dict[str, Any]:
     """Run the points that are missing, print the table, write `config.out`; returns the content of lag.json.
 
     Raises VidsslError for unknown names, numbers out of range, controllers that do not fit the environment, an
-    environment without expert, and points in the folder that were made by other settings.
+    environment without expert, demonstrations that show the layouts driven on, and points in the folder that were made
+    by other settings or versions.
     """
     from rich.progress import Progress
 
@@ -102,12 +100,15 @@ def run(config: Config) -> dict[str, Any]:
     lines = [*operators(config), *controllers(config)]
     _check_sources(config, results, lines)
     todo = [(line, delay) for line in lines for delay in (sorted(config.delays) if line.remote else [0])]
+    for line, delay in todo:
+        if line.prepare is not None and not _known(results, line, delay):
+            line.prepare()  # what fails, fails before the first episode; nothing is cloned again for known points
     with Progress() as progress:
         task = progress.add_task("lag-study", total=len(todo))
         for line, delay in todo:
             progress.update(task, description=f"{line.name}, delay {delay}")
             row = results["lines"].setdefault(line.name, {"remote": line.remote, "source": line.source, "points": {}})
-            if str(delay) not in row["points"]:
+            if not _known(results, line, delay):
                 begun = time.perf_counter()
                 row["points"][str(delay)] = _point(_episodes(config, line, delay))
                 row["points"] = dict(sorted(row["points"].items(), key=lambda item: int(item[0])))
@@ -121,6 +122,10 @@ def run(config: Config) -> dict[str, Any]:
     print_table(results)
     plot(results, config.out / "lag.png")
     return results
+
+
+def _known(results: dict[str, Any], line: Line, delay: int) -> bool:
+    return str(delay) in results["lines"].get(line.name, {}).get("points", {})
 
 
 def _check(config: Config) -> None:
@@ -142,31 +147,45 @@ def _check(config: Config) -> None:
 
 def _start(config: Config) -> dict[str, Any]:
     """The content of lag.json so far, or a new one."""
+    from vidssl.robot.comparison import versions
     from vidssl.robot.pixels import make_env
 
     names = ("env", "jitter", "drop", "episodes", "seed", "split", "max_steps")
     settings = {name: getattr(config, name) for name in names}
     path = config.out / "lag.json"
     if path.exists() and not config.overwrite:
-        found: dict[str, Any] = json.loads(path.read_text())
-        other = sorted(name for name in names if found["settings"].get(name) != settings[name])
-        if other:
-            told = ", ".join(f"{name} {found['settings'].get(name)!r}, now {settings[name]!r}" for name in other)
-            raise VidsslError(f"{path} holds points of other settings ({told}); choose another --out, or --overwrite")
-        return found
+        return _resumed(path, settings, versions())
     env = make_env(config.env, config.split)
     rate = float(env.metadata.get("render_fps", 10))
     env.close()
-    versions = {name: metadata.version(name) for name in VERSIONS}
     return {
         "format": 1,
         "settings": settings,
         "rate": rate,
-        "versions": versions,
+        "versions": versions(),
         "lines": {},
         "crossovers": {},
         "timings": {},
     }
+
+
+def _resumed(path: Path, settings: dict[str, Any], versions: dict[str, str]) -> dict[str, Any]:
+    """The points that are there; raises VidsslError for a damaged file, other settings, other versions of packages."""
+    from .robot_report import read_json
+
+    way_out = "choose another --out, or --overwrite"
+    try:
+        found = read_json(path, ("settings", "rate", "versions", "lines", "timings"))
+    except VidsslError as error:
+        raise VidsslError(f"{error}; {way_out}") from None
+    now = settings | {f"version of {name}": version for name, version in versions.items()}
+    then = found["settings"] | {f"version of {name}": version for name, version in found["versions"].items()}
+    # A package that was not installed, or not noted, had no part in it.
+    other = [name for name in now if then.get(name) != now[name] and (name in settings or name in then)]
+    if other:
+        told = ", ".join(f"{name} {then.get(name)!r}, now {now[name]!r}" for name in sorted(other))
+        raise VidsslError(f"{path} holds points of other settings ({told}); {way_out}")
+    return found
 
 
 def _check_sources(config: Config, results: dict[str, Any], lines: list[Line]) -> None:

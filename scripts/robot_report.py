@@ -84,7 +84,7 @@ def read(folders: Sequence[Path]) -> Found:
             ("latency.json", found.latencies, ("rows",)),
         ):
             if (folder / file).is_file():
-                kept[name] = _json(folder / file, needed)
+                kept[name] = read_json(folder / file, needed)
         if name in found.lags:
             _unsort(found.lags[name])
         if (folder / "metrics.jsonl").is_file():
@@ -114,7 +114,8 @@ def _names(folders: Sequence[Path]) -> dict[Path, str]:
     return dict(zip(paths, names, strict=True))
 
 
-def _json(path: Path, needed: tuple[str, ...]) -> dict[str, Any]:
+def read_json(path: Path, needed: tuple[str, ...]) -> dict[str, Any]:
+    """The object in a JSON file; raises VidsslError for a damaged one, and one without the keys `needed`."""
     try:
         content: dict[str, Any] = json.loads(path.read_text())
         missing = [key for key in needed if key not in content]

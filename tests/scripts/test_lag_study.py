@@ -148,17 +148,45 @@ def test_other_settings_are_not_mixed(config: Config) -> None:
         run(replace(quick, episodes=9, controllers=("slow=test_lag_study:Other",)))
 
 
-def test_a_run_is_cloned(config: Config, tmp_path: Path) -> None:
+def test_other_versions_and_damaged_files_are_refused(config: Config) -> None:
+    quick = replace(config, delays=(0,), controllers=(), episodes=1)
+    run(quick)
+    path = config.out / "lag.json"
+    results = json.loads(path.read_text())
+    results["versions"]["torch"] = "1.0"
+    path.write_text(json.dumps(results))
+    with pytest.raises(VidsslError, match=r"version of torch '1.0', now .*--overwrite"):
+        run(quick)
+    path.write_text('{"settings": ')
+    with pytest.raises(VidsslError, match=r"lag.json is damaged.*--overwrite"):
+        run(quick)
+
+
+def test_a_run_is_cloned(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_run(tmp_path / "run")
     with pytest.raises(VidsslError, match="--demos"):
         run(replace(config, controllers=(str(folder),)))
     record(TINY, tmp_path / "demos", 4)
     cloned = replace(
-        config, controllers=(str(folder),), demos=tmp_path / "demos", head_steps=20, delays=(0,), episodes=2
+        config,
+        controllers=(str(folder),),
+        demos=tmp_path / "demos",
+        head_steps=20,
+        delays=(0,),
+        episodes=2,
+        operators=(),
     )
-    results = run(replace(cloned, operators=()))
+    results = run(cloned)
     assert list(results["lines"]) == ["run"]
     assert results["lines"]["run"]["source"]["head_steps"] == 20
+    with monkeypatch.context() as patch:
+        patch.setattr("vidssl.robot.cloning.clone_features", None)  # every point is there: nothing is cloned
+        assert run(cloned)["lines"] == results["lines"]
+    with pytest.raises(VidsslError, match="2 of its episodes show layouts that are driven here"):
+        run(replace(cloned, split="train", out=tmp_path / "leak"))
+    record(TINY, tmp_path / "demos", 4, seed=1, overwrite=True)
+    with pytest.raises(VidsslError, match=r"'run' was driven by.*demos_hash"):
+        run(cloned)
 
 
 def test_operators_of_the_rover(tmp_path: Path) -> None:
