@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     config = tyro.cli(Config, args=argv, prog="vidssl import-pusht", description=__doc__)
     from rich.progress import track
 
+    from vidssl.datasets.lerobot_video import settings
     from vidssl.datasets.lerobot_write import LeRobotWriter
     from vidssl.datasets.pusht import FPS, SQUARE, read_pusht
     from vidssl.errors import VidsslError
@@ -51,6 +52,8 @@ def main(argv: list[str] | None = None) -> int:
 
     if config.episodes is not None and config.episodes < 1:
         raise VidsslError(f"--episodes: got {config.episodes}; at least 1")
+    settings(config.codec)
+    demos = read_pusht(config.source)[: config.episodes]  # before the writer deletes anything
     facts = {
         "env": ENV,
         "policy": "human",
@@ -63,7 +66,6 @@ def main(argv: list[str] | None = None) -> int:
     with LeRobotWriter(
         config.out, FPS, features(), ENV, codec=config.codec, notes=facts, overwrite=config.overwrite
     ) as writer:
-        demos = read_pusht(config.source)[: config.episodes]
         for demo in track(demos, description="writing episodes"):
             for row in frames(demo):
                 writer.add_frame(row)

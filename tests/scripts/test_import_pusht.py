@@ -60,3 +60,8 @@ def test_mistakes(tmp_path: Path) -> None:
         main([str(tmp_path), "--out", str(tmp_path / "x"), "--episodes", "0"])
     with pytest.raises(VidsslError, match="unknown codec 'vp9'"):
         main([str(tmp_path), "--out", str(tmp_path / "x"), "--codec", "vp9"])
+    write_pusht(tmp_path / "push.zarr", [5])
+    main([str(tmp_path / "push.zarr"), "--out", str(tmp_path / "data")])
+    with pytest.raises(VidsslError, match="no such file or folder"):
+        main([str(tmp_path / "typo.tar"), "--out", str(tmp_path / "data"), "--overwrite"])
+    assert len(LeRobotDataset(tmp_path / "data")) == 5, "the old one is still there"
