@@ -122,13 +122,17 @@ class LeRobotDataset:
         """Pictures of an episode, all or the frames given: uint8 [T,H,W,3], or depth float32 metres [T,H,W].
 
         Raises:
-            VidsslError: the feature holds none, out of range, or a file is missing or damaged.
+            VidsslError: the feature holds none, out of range, no frame is asked for, or a file is missing or damaged.
         """
         if key not in [*self.cameras, *self.depths]:
             raise unknown_name("camera", key, [*self.cameras, *self.depths])
+        if not 0 <= episode < len(self.episodes):
+            raise VidsslError(f"{self.root}: episode {episode} asked for; it has 0..{len(self.episodes) - 1}")
         length = self.episodes[episode].length
         wanted = np.arange(length) if frames is None else np.asarray(frames, np.int64)
-        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < length:
+        if not len(wanted):
+            raise VidsslError(f"episode {episode}: no frames given; give at least one of 0..{length - 1}, or None")
+        if not 0 <= wanted.min() <= wanted.max() < length:
             raise VidsslError(f"episode {episode}: frames {wanted.min()}..{wanted.max()}; it has 0..{length - 1}")
         if self.features[key]["dtype"] == "image":
             return self._stored(key, episode, wanted)

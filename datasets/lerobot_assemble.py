@@ -123,7 +123,8 @@ def _write_meta(
         part.write_text(json.dumps(_info(facts, rows, len(tasks), limits), indent=4), encoding="utf-8")
 
 
-def _info(facts: dict[str, Any], rows: list[Row], tasks: int, limits: dict[str, int]) -> dict[str, Any]:
+def described(facts: dict[str, Any]) -> dict[str, Any]:
+    """What info.json says of the facts: fps, robot_type and features."""
     features = json.loads(json.dumps(facts["features"] | BOOKKEEPING))
     fps = int(facts["fps"]) if facts["fps"] == int(facts["fps"]) else facts["fps"]
     videos = [feature for feature in features.values() if feature["dtype"] == "video"]
@@ -131,20 +132,26 @@ def _info(facts: dict[str, Any], rows: list[Row], tasks: int, limits: dict[str, 
         depth = is_depth(feature)
         feature["info"] = video_info(tuple(feature["shape"]), fps, None if depth else facts["codec"])
         feature["info"] |= DepthCode().info() | {"depth_unit": "m"} if depth else {}
+    return {"robot_type": facts["robot_type"], "fps": fps, "features": features}
+
+
+def _info(facts: dict[str, Any], rows: list[Row], tasks: int, limits: dict[str, int]) -> dict[str, Any]:
+    told = described(facts)
+    videos = any(feature["dtype"] == "video" for feature in told["features"].values())
     return {
         "codebase_version": VERSION,
-        "robot_type": facts["robot_type"],
+        "robot_type": told["robot_type"],
         "total_episodes": len(rows),
         "total_frames": sum(row["length"] for row in rows),
         "total_tasks": tasks,
         "chunks_size": FILES_A_CHUNK,
         "data_files_size_in_mb": limits["data"],
         "video_files_size_in_mb": limits["video"],
-        "fps": fps,
+        "fps": told["fps"],
         "splits": {"train": f"0:{len(rows)}"},
         "data_path": DATA_PATH,
         "video_path": VIDEO_PATH if videos else None,
-        "features": features,
+        "features": told["features"],
     }
 
 

@@ -1,6 +1,7 @@
 """What a LeRobotDataset v3.0 says of itself: features, episodes, tasks, statistics."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,21 +78,27 @@ def read_meta(root: str | Path) -> LeRobotMeta:
     info = _read_info(root)
     try:
         features = info["features"]
+        if not (isinstance(info["fps"], int | float) and 0 < info["fps"] < math.inf):
+            raise ValueError(f"fps {info['fps']!r}, expected a number above 0")
+        for name, feature in features.items():
+            if not isinstance(feature["dtype"], str) or not all(side >= 0 for side in feature["shape"]):
+                raise ValueError(f"feature {name}: {feature}")
         videos = [name for name, feature in features.items() if feature["dtype"] == "video"]
         parts = sorted((root / "meta" / "episodes").glob("*/*.parquet"))
         if not parts and info["total_episodes"]:
             raise VidsslError(f"{root / 'meta' / 'episodes'}: no Parquet files; copy the data set whole")
-        rows = [row for part in parts for row in _plain_rows(part)]
-        episodes = [_episode(root, info, videos, row) for row in sorted(rows, key=lambda row: row["episode_index"])]
+        found = [(part, _episode(root, info, videos, row)) for part in parts for row in _plain_rows(part)]
+        found.sort(key=lambda each: each[1].index)
         tasks = sorted(read_table(root / TASKS).to_pylist(), key=lambda row: row["task_index"])
         names = [str(next(value for name, value in row.items() if name != "task_index")) for row in tasks]
         stats = json.loads((root / STATS).read_text()) if (root / STATS).exists() else {}
         notes = json.loads((root / NOTES).read_text()) if (root / NOTES).exists() else {}
-        found = LeRobotMeta(root, info, episodes, names, from_lists(stats), notes)
-        _check(found)
-    except (KeyError, TypeError, ValueError, StopIteration, IndexError) as error:
+        meta = LeRobotMeta(root, info, [episode for _, episode in found], names, from_lists(stats), notes)
+        _check_counts(meta)
+        _check_episodes(found, meta.fps)
+    except (KeyError, TypeError, ValueError, StopIteration, IndexError, AttributeError) as error:
         raise VidsslError(f"{root / 'meta'}: garbled ({error!r}); copy or download the data set again") from error
-    return found
+    return meta
 
 
 def episode_videos(root: str | Path) -> list[VideoFile]:
@@ -166,7 +173,7 @@ def _episode(root: Path, info: dict[str, Any], videos: list[str], row: dict[str,
     )
 
 
-def _check(meta: LeRobotMeta) -> None:
+def _check_counts(meta: LeRobotMeta) -> None:
     """Whether the counts agree: a copy that was cut off has fewer episodes than its info."""
     episodes, frames = len(meta.episodes), sum(episode.length for episode in meta.episodes)
     told = (meta.info["total_episodes"], meta.info["total_frames"])
@@ -175,3 +182,20 @@ def _check(meta: LeRobotMeta) -> None:
             f"{meta.root}: its info tells of {told[0]} episodes and {told[1]} frames, its tables of {episodes} and "
             f"{frames}; copy or download the data set again"
         )
+
+
+def _check_episodes(episodes: list[tuple[Path, LeRobotEpisode]], fps: float) -> None:
+    """Whether each follows the one before in the data, and its videos last as long as its frames."""
+    first = 0
+    for file, episode in episodes:
+        wrong = None
+        if not isinstance(episode.length, int) or episode.length < 1:
+            wrong = f"length {episode.length}, expected at least 1"
+        elif episode.first != first:
+            wrong = f"dataset_from_index {episode.first}, expected {first}"
+        for key, (_, begun, end) in episode.videos.items():
+            if wrong is None and not (begun >= 0 and abs((end - begun) * fps - episode.length) < 0.5):
+                wrong = f"{episode.length} frames in {begun:g}..{end:g} s of the video {key} at {fps:g} frames a second"
+        if wrong is not None:
+            raise VidsslError(f"{file}: episode {episode.index}: {wrong}; copy or download the data set again")
+        first += episode.length

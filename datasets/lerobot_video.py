@@ -45,6 +45,7 @@ class EpisodeVideo:
     def __init__(self, path: Path, fps: float, codec: str | None):
         name, self._format, options = settings(codec)
         self.path, self.frames = path, 0
+        self._closed = False
         os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 tells its settings of every file, past FFmpeg's log
         self._container: Any = av.open(str(path), "w", format="mp4")
         try:
@@ -68,10 +69,15 @@ class EpisodeVideo:
         self.frames += 1
 
     def close(self) -> None:
-        """Write what is still in the encoder, and the end of the file."""
-        if self.frames:
-            self._container.mux(self._stream.encode(None))
-        self._container.close()
+        """Write what is still in the encoder, and the end of the file. Twice does no harm."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self.frames:
+                self._container.mux(self._stream.encode(None))
+        finally:
+            self._container.close()
 
 
 def settings(codec: str | None) -> tuple[str, str, dict[str, str]]:

@@ -4,14 +4,13 @@ While it is recorded every episode lies whole in a folder of its own; `finalise`
 
     ROOT/unfinished/settings.json
     ROOT/unfinished/000000/rows.parquet, KEY.mp4, episode.json       episode.json is written last
-        -> ROOT/data, ROOT/videos, ROOT/meta; then ROOT/unfinished is removed
+        -> ROOT/data, ROOT/videos, ROOT/meta; then ROOT/unfinished is removed, settings.json first
 
-So a kill loses the episode at hand and no other, and a data set that was not finalised is known as such.
+So a kill loses the episode at hand and no other, and a data set that was not finalised is known as such: by its
+settings.json.
 """
 
-import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,6 +23,7 @@ from vidssl.errors import VidsslError
 from .lerobot_assemble import assemble, episode_folder, tasks_of
 from .lerobot_depth import DepthCode
 from .lerobot_format import BOOKKEEPING, INFO, UNFINISHED, is_depth
+from .lerobot_resume import finished_episodes, waiting_episodes
 from .lerobot_stats import PictureSample, to_lists, vector_stats
 from .lerobot_tables import rows_table, write_table
 from .lerobot_values import checked_feature, png, stored_value
@@ -44,7 +44,7 @@ class LeRobotWriter:
 
     Args:
         root: a new or empty folder.
-        fps: frames a second, above 0.
+        fps: frames a second, above 0, finite.
         features: name -> {"dtype", "shape"[, "names"]}. dtype is "video" or "image" with shape [H,W,3]; "video" with
             [H,W,1] and `"info": {"is_depth_map": True}` is depth; "string" with [1]; else numpy's name of a type.
         robot_type: goes into info.json.
@@ -52,13 +52,13 @@ class LeRobotWriter:
         notes: JSON-able facts, kept in meta/notes.json, which LeRobot leaves alone.
         limits: MB that a data file and a video file may have: {"data": 100, "video": 200}.
         overwrite: delete the data set that is there.
-        resume: go on with one that was not finalised.
+        resume: go on with one that was not finalised; one that was is opened, but takes no more frames.
 
     Attributes:
         episodes: how many are whole.
 
     Raises:
-        VidsslError: the folder is in use, features are not as above, or `resume` with other settings.
+        VidsslError: the folder is in use, features are not as above; or `resume` with other settings, or garbled ones.
     """
 
     def __init__(
@@ -76,17 +76,17 @@ class LeRobotWriter:
     ):
         self.root, self.fps, self.codec = Path(root), fps, codec
         self.features = {name: checked_feature(name, feature) for name, feature in features.items()}
-        if not fps > 0 or not features or set(features) & {*BOOKKEEPING, "task"}:
+        if not 0 < fps < float("inf") or not features or set(features) & {*BOOKKEEPING, "task"}:
             raise VidsslError(
-                f"got fps {fps} and features {', '.join(features) or 'none'}; expected fps above 0 and at least one "
-                f"feature, none called {', '.join([*BOOKKEEPING, 'task'])}: those are filled in"
+                f"got fps {fps} and features {', '.join(features) or 'none'}; expected fps above 0, finite, and at "
+                f"least one feature, none called {', '.join([*BOOKKEEPING, 'task'])}: those are filled in"
             )
         settings(codec)
         self._limits = LIMITS | (limits or {})
         self._facts: dict[str, Any] = {"fps": fps, "features": self.features, "robot_type": robot_type, "codec": codec}
         self._facts["notes"] = notes
-        self._claim(overwrite, resume)
-        self._done = list(_whole_episodes(self.root))
+        self._finished = False
+        self._done = self._claim(overwrite, resume)
         self._reset()
 
     def __enter__(self) -> Self:
@@ -109,8 +109,14 @@ class LeRobotWriter:
         [H,W] or [H,W,1]; numbers for shape [1] may be plain.
 
         Raises:
-            VidsslError: features are missing or unknown, or a value has another type or shape.
+            VidsslError: features are missing or unknown, or a value has another type or shape; or the data set was
+                finalised.
         """
+        if self._finished:
+            raise VidsslError(
+                f"{self.root}: this LeRobot data set is finished, with {self.episodes} episodes, and takes no more; "
+                "record as many as are needed into another folder"
+            )
         if frame.keys() != self.features.keys():
             missing, extra = sorted(self.features.keys() - frame.keys()), sorted(frame.keys() - self.features.keys())
             raise VidsslError(f"frame: missing {missing}, not in the features {extra}; give exactly the features")
@@ -170,7 +176,7 @@ class LeRobotWriter:
         Raises:
             VidsslError: there is no episode, or one of them can't be read.
         """
-        if not (self.root / UNFINISHED).exists():
+        if self._finished:
             return
         if not self._done:
             raise VidsslError(f"{self.root}: no episode to finalise; add_frame and end_episode first")
@@ -178,20 +184,22 @@ class LeRobotWriter:
         for name in ("data", "videos", "meta"):
             shutil.rmtree(self.root / name, ignore_errors=True)
         assemble(self.root, self._facts, self._done, self._limits)
+        (self.root / UNFINISHED / "settings.json").unlink()  # from here on what is left there counts for nothing
+        self._finished = True
         shutil.rmtree(self.root / UNFINISHED)
 
-    def _claim(self, overwrite: bool, resume: bool) -> None:
-        """Make the folder ours, or see that it is."""
+    def _claim(self, overwrite: bool, resume: bool) -> list[dict[str, Any]]:
+        """Make the folder ours, or see that it is; the whole episodes in it."""
         noted = self.root / UNFINISHED / "settings.json"
         held = self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir()))
         ours = noted.exists() or (self.root / INFO).exists()
         if held and resume and noted.exists():
-            found = json.loads(noted.read_text())
-            if changed := [name for name, value in json.loads(json.dumps(self._facts)).items() if found[name] != value]:
-                raise VidsslError(
-                    f"{self.root} was begun with another {', '.join(changed)}; give the same, or another folder"
-                )
-            return
+            return waiting_episodes(self.root, self._facts)
+        if held and resume and ours:
+            self._finished = True
+            done = finished_episodes(self.root, self._facts)
+            shutil.rmtree(self.root / UNFINISHED, ignore_errors=True)  # left by a kill while it was removed
+            return done
         if held and not (overwrite and ours):
             mend = {
                 (True, True): "it is not finalised: resume to go on with it, overwrite to replace it",
@@ -201,6 +209,7 @@ class LeRobotWriter:
         for name in (UNFINISHED, "data", "videos", "meta"):
             shutil.rmtree(self.root / name, ignore_errors=True)
         write_json(noted, self._facts)
+        return []
 
     def _depth(self, name: str) -> bool:
         return is_depth(self.features[name])
@@ -222,11 +231,3 @@ class LeRobotWriter:
         self._columns: dict[str, Any] = {}
         self._samples: dict[str, PictureSample] = {}
         self._videos: dict[str, EpisodeVideo] = {}
-
-
-def _whole_episodes(root: Path) -> Iterator[dict[str, Any]]:
-    """The episodes that wait in a folder, in order, up to the first that is not whole."""
-    number = 0
-    while (file := root / UNFINISHED / f"{number:06d}" / "episode.json").exists():
-        yield json.loads(file.read_text())
-        number += 1

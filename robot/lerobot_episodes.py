@@ -20,7 +20,8 @@ from typing import Any, Self
 import numpy as np
 
 from vidssl.datasets.lerobot import LeRobotDataset, is_lerobot
-from vidssl.datasets.lerobot_meta import read_meta
+from vidssl.datasets.lerobot_format import NOTES
+from vidssl.datasets.lerobot_meta import LeRobotMeta, read_meta
 from vidssl.datasets.lerobot_write import LeRobotWriter
 from vidssl.errors import VidsslError, unknown_name
 
@@ -153,7 +154,8 @@ def open_lerobot(folder: Path, camera: str | None = None) -> LeRobotRecording:
     Of another's data set the facts are what it tells: `env` is None, the action range that of the actions in it, seeds
     are -1, rewards 0 without a `next.reward`, success that of `next.success` in the last frame, else False.
 
-    Raises VidsslError for no or several cameras, actions that are no vectors, and what `LeRobotDataset` raises for.
+    Raises VidsslError for no or several cameras, actions that are no vectors, notes that are another data set's, and
+    what `LeRobotDataset` raises for.
     """
     features = read_meta(folder).features
     used = (STATE, ACTION, EXECUTED, REWARD, SUCCESS)
@@ -162,11 +164,11 @@ def open_lerobot(folder: Path, camera: str | None = None) -> LeRobotRecording:
     chosen = _camera(dataset, camera)
     if ACTION not in dataset.features or len(dataset.features[ACTION]["shape"]) != 1 or not dataset.episodes:
         raise VidsslError(f"{folder}: no episodes with a feature {ACTION!r} [A]; it has {', '.join(dataset.features)}")
-    notes = dataset.meta.notes or {"facts": {}, "episodes": [{}] * len(dataset.episodes)}
+    told, noted = _notes(dataset.meta)
     columns = {name: _column(dataset, name) for name in used}
     episodes = [
-        _episode({name: column[one.first : one.first + one.length] for name, column in columns.items()}, noted)
-        for one, noted in zip(dataset.episodes, notes["episodes"], strict=True)
+        _episode({name: column[one.first : one.first + one.length] for name, column in columns.items()}, notes)
+        for one, notes in zip(dataset.episodes, noted, strict=True)
     ]
     facts = {
         "env": None,
@@ -176,7 +178,23 @@ def open_lerobot(folder: Path, camera: str | None = None) -> LeRobotRecording:
         "action_low": columns[ACTION].min(0).tolist(),
         "action_high": columns[ACTION].max(0).tolist(),
     }
-    return LeRobotRecording(Path(folder), facts | notes["facts"], episodes, dataset, chosen)
+    return LeRobotRecording(Path(folder), facts | told, episodes, dataset, chosen)
+
+
+def _notes(meta: LeRobotMeta) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What our writer noted of the recording and of each episode; nothing in the data sets of others."""
+    count = len(meta.episodes)
+    if not meta.notes:
+        return {}, [{}] * count
+    facts, episodes = (meta.notes.get(key) if isinstance(meta.notes, dict) else None for key in ("facts", "episodes"))
+    each = isinstance(episodes, list) and all(isinstance(noted, dict) for noted in episodes)
+    if not isinstance(facts, dict) or not isinstance(episodes, list) or not each or len(episodes) != count:
+        held = f"notes on {len(episodes)} episodes" if isinstance(episodes, list) else "no notes on episodes"
+        raise VidsslError(
+            f"{meta.root / NOTES}: garbled, or another data set's: it has {held}, expected facts and notes on {count} "
+            "episodes; restore it, or delete it to read the data set without"
+        )
+    return facts, episodes
 
 
 def _camera(dataset: LeRobotDataset, camera: str | None) -> str:

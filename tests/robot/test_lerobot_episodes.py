@@ -105,6 +105,31 @@ def test_a_cut_off_recording_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
 
 
+def test_a_finished_recording_is_left_as_it_is(tmp_path: Path) -> None:
+    out = tmp_path / "a"
+    record(out, "--format", "lerobot", episodes=2)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    record(out, "--format", "lerobot", "--resume", episodes=2)
+    record(out, "--format", "lerobot", "--resume", episodes=1)
+    with pytest.raises(VidsslError, match=r"is finished, with 2 episodes, .* another folder"):
+        record(out, "--format", "lerobot", "--resume", episodes=3)
+    with pytest.raises(VidsslError, match="begun with another notes"):
+        record(out, "--format", "lerobot", "--resume", "--seed", "1", episodes=2)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_notes_of_another_data_set(tmp_path: Path) -> None:
+    record(tmp_path / "a", "--format", "lerobot", episodes=2)
+    file = tmp_path / "a" / "meta" / "notes.json"
+    notes = json.loads(file.read_text())
+    for wrong in (notes | {"episodes": notes["episodes"][:1]}, {"facts": {}}, {"facts": 1, "episodes": [{}, {}]}, [1]):
+        file.write_text(json.dumps(wrong))
+        with pytest.raises(VidsslError, match=r"notes\.json: garbled, or another .* notes on 2 episodes; .* delete it"):
+            open_recording(tmp_path / "a")
+    file.unlink()
+    assert [episode.seed for episode in open_recording(tmp_path / "a").episodes] == [-1, -1]
+
+
 def test_data_sets_of_others(tmp_path: Path) -> None:
     picture = {"dtype": "video", "shape": [32, 32, 3]}
     features = {"left": picture, "right": picture, "action": {"dtype": "float32", "shape": [2]}}
