@@ -1,7 +1,7 @@
 """Latency of a controller's step: one camera frame through an encoder, in every form it can be run in.
 
     python -m vidssl.scripts.bench_latency                                  # 96x96, 2 threads
-    python -m vidssl.scripts.bench_latency --run runs/mine --plot latency.png
+    python -m vidssl.scripts.bench_latency --run runs/mine --out runs/mine/latency
     python -m vidssl.scripts.bench_latency --encoders small --forms eager onnx --threads 1
 
 A row is an encoder (untrained, or the run's) with its context, in one form:
@@ -13,12 +13,14 @@ A row is an encoder (untrained, or the run's) with its context, in one form:
 Milliseconds on one frame (median and 99th percentile), how many times as fast as eager (ratio of medians; range over
 rounds), and the largest difference of the features from eager's in units of the largest feature. The forms of an
 encoder take turns within a round, so that what else runs on the machine falls on all of them alike.
+--out gets the table as latency.json, which `vidssl robot-report` reads, and latency.png.
 """
 
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CONTEXT_DIM = 256
+PACKAGES = ("vidssl", "torch", "numpy", "onnxruntime")
 
 
 @dataclass
@@ -57,8 +60,8 @@ class Config:
     """Rounds timed, after one to warm up."""
     threads: int = 2
     """CPU threads."""
-    plot: Path | None = None
-    """PNG to draw the table into."""
+    out: Path | None = None
+    """Folder for latency.json and latency.png; nothing is written if left out."""
 
 
 @dataclass
@@ -165,31 +168,29 @@ def show(rows: Sequence[Row], first: str) -> None:
         )
 
 
-def plot(rows: Sequence[Row], path: Path, title: str) -> None:
-    """Medians as bars with the 99th percentile as a tick, on a logarithmic axis; the target of 10 ms as a line."""
-    from matplotlib.figure import Figure
+def save(rows: Sequence[Row], config: Config, title: str, out: Path) -> None:
+    """Write latency.json and latency.png to a folder."""
+    from vidssl.checkpoint import write_json
 
-    from vidssl.checkpoint import replacing
+    from .robot_plots import plot_latency
 
-    names = list(dict.fromkeys(row.encoder for row in rows))
-    forms = list(dict.fromkeys(row.form for row in rows))
-    figure = Figure(figsize=(2 + 1.6 * len(names), 3.4), layout="constrained")
-    axes = figure.subplots()
-    width = 0.8 / len(forms)
-    for i, form in enumerate(forms):
-        mine = [row for row in rows if row.form == form]
-        x = [names.index(row.encoder) + (i - (len(forms) - 1) / 2) * width for row in mine]
-        axes.bar(x, [row.percentile(50) for row in mine], width * 0.9, label=form)
-        axes.scatter(x, [row.percentile(99) for row in mine], marker="_", color="black", zorder=3)
-    axes.axhline(10, color="grey", linestyle=":", linewidth=1)
-    axes.set_xticks(range(len(names)), names)
-    axes.set_yscale("log")
-    axes.set_ylabel("ms a step: median, 99th percentile")
-    axes.set_title(title, fontsize=10)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    with replacing(path) as part:
-        figure.savefig(part, format="png", dpi=130)
+    bases = {row.encoder: row for row in rows if row.form == config.forms[0]}
+    table = []
+    for row in rows:
+        times, low, high = speedup(row, bases[row.encoder])
+        ratios = {"times_as_fast": times, "by_round": [low, high], "difference": row.apart}
+        milliseconds = {"p50_ms": row.percentile(50), "p99_ms": row.percentile(99)}
+        table.append({"encoder": row.encoder, "form": row.form, **milliseconds, **ratios})
+    settings = {name: getattr(config, name) for name in ("frames", "rounds", "threads")}
+    facts = {"title": title, "compared_with": config.forms[0], "settings": settings, "versions": versions()}
+    write_json(out / "latency.json", {"format": 1, **facts, "rows": table})
+    plot_latency(table, out / "latency.png", title)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that run the forms, of those that are installed."""
+    installed = metadata.packages_distributions()
+    return {name: metadata.version(installed[name][0]) for name in PACKAGES if name in installed}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -208,8 +209,8 @@ def main(argv: list[str] | None = None) -> None:
     title = f"{height}x{width} frames, {config.rounds} rounds of {config.frames}, {config.threads} CPU threads"
     print(title)
     show(rows, config.forms[0])
-    if config.plot:
-        plot(rows, config.plot, title)
+    if config.out is not None:
+        save(rows, config, title, config.out)
 
 
 if __name__ == "__main__":

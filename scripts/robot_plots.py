@@ -118,11 +118,12 @@ def plot_curves(
     save(figure, path)
 
 
-def plot_latency(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Milliseconds of a controller step, median as a bar and the 99th percentile as a mark, grouped by encoder.
+def plot_latency(rows: Sequence[Mapping[str, Any]], path: Path, name: str) -> None:
+    """Milliseconds of a controller step on a logarithmic axis, median as a bar and the 99th percentile as a mark.
 
     Args:
-        rows: `encoder`, `form`, `p50_ms`, `p99_ms` each.
+        rows: `encoder`, `form`, `p50_ms`, `p99_ms` each; bars are grouped by encoder.
+        name: of the picture.
     """
     encoders = list(dict.fromkeys(row["encoder"] for row in rows))
     forms = list(dict.fromkeys(row["form"] for row in rows))
@@ -137,8 +138,9 @@ def plot_latency(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.plot([], [], "_", color="black", markersize=9, label="p99")
     axes.axhline(10, color="#888888", linestyle=":", linewidth=1)
     axes.set_xticks(range(len(encoders)), encoders)
+    axes.set_yscale("log")
     axes.set_ylabel("ms a step: median")
-    axes.set_title("a step of the encoder on one camera image", fontsize=10)
+    axes.set_title(name, fontsize=10)
     figure.legend(loc="outside right center", frameon=False, fontsize=9)
     _plain(axes)
     save(figure, path)

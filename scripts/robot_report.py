@@ -5,9 +5,9 @@ Example:
     vidssl robot-report runs/rover/eval runs/rover/eval-20-demos runs/rover runs/lag --out runs/rover/report
 
 Each folder holds one or more of results.json (`vidssl robot-eval`), lag.json (`vidssl lag-study`), latency.json
-(`rows` of encoder, form, p50_ms, p99_ms) and metrics.jsonl (`vidssl pretrain`). Evaluations of one environment that
-differ in their demonstrations, or in the time that pretraining took, are drawn as learning curves. --out gets the
-pictures as PNG and report.html, which holds them all and can be moved and sent.
+(`python -m vidssl.scripts.bench_latency --out`) and metrics.jsonl (`vidssl pretrain`). Evaluations of one environment
+that differ in their number of demonstrations and nothing else, or in the pretraining of their run, are drawn as
+learning curves. --out gets the pictures as PNG and report.html, which holds them all and can be moved and sent.
 """
 
 import html
@@ -22,6 +22,7 @@ import tyro
 
 from vidssl.errors import VidsslError
 
+LATENCY = ("encoder", "form", "p50_ms", "p99_ms")  # of a row
 FILES = ("results.json", "lag.json", "latency.json", "metrics.jsonl")
 PREPARED = ("robot-eval", "lag-study", "pretrain")
 
@@ -86,10 +87,40 @@ def read(folders: Sequence[Path]) -> Found:
             if (folder / file).is_file():
                 kept[name] = read_json(folder / file, needed)
         if name in found.lags:
+            _check_lag(folder / "lag.json", found.lags[name])
             _unsort(found.lags[name])
+        if name in found.latencies:
+            _check_latency(folder / "latency.json", found.latencies[name]["rows"])
         if (folder / "metrics.jsonl").is_file():
             found.trainings[name] = folder / "metrics.jsonl"
+            _check_metrics(found.trainings[name])
     return found
+
+
+def _check_lag(path: Path, lag: Mapping[str, Any]) -> None:
+    if not lag["lines"]:
+        raise VidsslError(f"{path} holds no lines yet; let `vidssl lag-study` finish")
+    for name, line in lag["lines"].items():
+        if not isinstance(line, dict) or not line.get("points") or "remote" not in line:
+            raise VidsslError(f"{path} is damaged: its line {name!r} lacks `points` or `remote`; make it again")
+
+
+def _check_latency(path: Path, rows: Any) -> None:
+    if not isinstance(rows, list) or not rows:
+        raise VidsslError(f"{path} holds no rows; make it again")
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise VidsslError(f"{path} is damaged: row {number} is {row!r}; make it again")
+        if missing := [key for key in LATENCY if key not in row]:
+            raise VidsslError(f"{path}: row {number} lacks {', '.join(missing)}; each has {', '.join(LATENCY)}")
+
+
+def _check_metrics(path: Path) -> None:
+    for number, text in enumerate(path.read_text(errors="replace").splitlines(), 1):
+        try:
+            json.loads(text)["step"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise VidsslError(f"{path}, line {number}, is damaged ({error!r}); delete the line, or the file") from None
 
 
 def _unsort(lag: dict[str, Any]) -> None:
@@ -137,8 +168,8 @@ def _environment(env: str, named: Mapping[str, Mapping[str, Any]], out: Path) ->
     titles = [_title(name, results) for name, results in named.items()]
     plot_success(list(named.values()), bars, titles)
     parts.append(figure(bars, f"{env}: success by arm on layouts no demonstration shows, 95 % intervals"))
-    for label, spent in SPENT.items():
-        points = _curves(list(named.values()), spent)
+    for label in SPENT:
+        points = _curves(list(named.values()), label)
         if points:
             path = out / f"{'demonstrations' if 'demo' in label else 'pretraining'}-{slug}.png"
             plot_curves(points, label, path, env)
@@ -168,20 +199,26 @@ def _pretraining(results: Mapping[str, Any]) -> float | None:
     return None if seconds is None else round(float(seconds) / 60, 2)
 
 
+PRETRAINING = "minutes of pretraining"
+SAME = ("seed", "size", "cloning_seeds", "architecture")
 SPENT: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
     "demonstrations": _demonstrations,
-    "minutes of pretraining": _pretraining,
+    PRETRAINING: _pretraining,
 }
 
 
-def _curves(
-    evaluations: Sequence[Mapping[str, Any]], spent: Callable[[Mapping[str, Any]], float | None]
-) -> dict[str, list[tuple[float, Mapping[str, Any]]]]:
-    """Arm -> its points by what was spent; none unless the evaluations differ in that, and in nothing else spent."""
-    others = [other for other in SPENT.values() if other is not spent]
-    comparable = len({tuple(other(results) for other in others) for results in evaluations}) == 1
+def _alike(results: Mapping[str, Any], label: str) -> str:
+    """What evaluations on one learning curve have in common: all but what was spent, and the run if that is what."""
+    others = [other(results) for name, other in SPENT.items() if name != label]
+    same = SAME if label == PRETRAINING else (*SAME, "run")
+    return json.dumps([others, [results.get(key) for key in same]], sort_keys=True)
+
+
+def _curves(evaluations: Sequence[Mapping[str, Any]], label: str) -> dict[str, list[tuple[float, Mapping[str, Any]]]]:
+    """Arm -> its points by what was spent (`label`, of `SPENT`); none unless the evaluations differ in that alone."""
+    spent = SPENT[label]
     points: dict[str, list[tuple[float, Mapping[str, Any]]]] = {}
-    if not comparable:
+    if len({_alike(results, label) for results in evaluations}) != 1:
         return points
     from vidssl.scripts.report import in_order
 
@@ -214,10 +251,14 @@ def _others(found: Found, out: Path) -> list[str]:
         ]
     for number, (name, latency) in enumerate(found.latencies.items()):
         path = out / f"latency{number or ''}.png"
-        plot_latency(latency["rows"], path)
+        plot_latency(latency["rows"], path, latency.get("title", "a step of the encoder on one camera image"))
         parts += [f"<h2>Latency: {html.escape(name)}</h2>", figure(path, "a step of the encoder; dotted: 10 ms")]
     for number, (name, metrics) in enumerate(found.trainings.items()):
+        parts.append(f"<h2>Training: {html.escape(name)}</h2>")
+        if not metrics.read_text().strip():
+            parts.append("<p>No picture: its metrics.jsonl is empty.</p>")
+            continue
         path = out / f"training{number or ''}.png"
         plot_training(metrics, path)
-        parts += [f"<h2>Training: {html.escape(name)}</h2>", figure(path, "loss, and effective rank of the features")]
+        parts.append(figure(path, "loss, and effective rank of the features"))
     return parts

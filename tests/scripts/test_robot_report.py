@@ -15,7 +15,7 @@ from vidssl.errors import VidsslError
 from vidssl.robot.comparison import tabulate
 from vidssl.robot.evaluate import EpisodeResult
 from vidssl.scripts.report import in_order
-from vidssl.scripts.robot_report import Config, main, run
+from vidssl.scripts.robot_report import PRETRAINING, Config, _curves, main, run
 
 
 def evaluation(env: str, demos: int | None, share: float, score: bool = False, minutes: float = 3.0) -> dict[str, Any]:
@@ -96,6 +96,35 @@ def test_no_curve_of_evaluations_that_differ_in_two_ways(folders: list[Path], tm
     other = copy.deepcopy(evaluation("A-v0", 7, 0.4, minutes=99.0))
     run(Config((folders[2], write(tmp_path / "other", "results.json", other)), tmp_path / "out"))
     assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["success-a-v0.png"]
+
+
+@pytest.mark.parametrize("key", ["seed", "size", "cloning_seeds", "architecture", "run"])
+def test_no_curve_of_unlike_evaluations(key: str) -> None:
+    few, many = (evaluation("A-v0", n, 0.4) | {key: [n]} for n in (5, 10))
+    same = [few, many | {key: few[key]}]
+    assert "learned" in _curves(same, "demonstrations")
+    assert not _curves([few, many], "demonstrations")
+    short, long = (evaluation("A-v0", 5, 0.4, minutes=m) | {key: [m]} for m in (1, 2))
+    assert bool(_curves([short, long], PRETRAINING)) == (key == "run")  # of different runs, which trained longer
+
+
+def test_damaged_and_empty_files_are_named(folders: list[Path], tmp_path: Path) -> None:
+    lag = json.loads((folders[4] / "lag.json").read_text())
+    for file, content, message in (
+        ("lag.json", lag | {"lines": {}}, r"lag.json holds no lines"),
+        ("lag.json", lag | {"lines": {"a": {"remote": True, "points": {}}}}, r"lag.json is damaged: its line 'a'"),
+        ("latency.json", {"rows": [{"encoder": "a", "p50_ms": 1, "p99_ms": 2}]}, r"latency.json: row 0 lacks form"),
+        ("latency.json", {"rows": [7]}, r"latency.json is damaged: row 0 is 7"),
+        ("latency.json", {"rows": []}, r"latency.json holds no rows"),
+        ("metrics.jsonl", [1], r"metrics.jsonl, line 1, is damaged"),
+    ):
+        folder = write(tmp_path / f"{file} {message[-4:]}", file, content)
+        with pytest.raises(VidsslError, match=message):
+            run(Config((folder,), tmp_path / "out"))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "metrics.jsonl").write_text("")
+    assert "No picture: its metrics.jsonl is empty" in run(Config((empty,), tmp_path / "out")).read_text()
 
 
 def test_mistakes(tmp_path: Path) -> None:
