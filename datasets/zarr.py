@@ -73,6 +73,7 @@ class ZarrStore:
             meta: dict[str, Any] = json.loads(text)
             known = meta["zarr_format"] == 2 and meta["order"] == "C" and not meta["filters"] and meta["shape"]
             compressor = (meta["compressor"] or {"id": None})["id"]
+            _check_layout(meta)
         except (ValueError, KeyError, TypeError) as error:
             raise VidsslError(f"{self.path}: {name}/.zarray is garbled ({error!r}); fetch the data set again") from None
         if not known or compressor not in (None, "blosc", "zlib"):
@@ -95,6 +96,17 @@ class ZarrStore:
             raise VidsslError(f"{self.path}: chunk {key} is damaged ({error}); fetch the data set again") from None
 
 
+def _check_layout(meta: dict[str, Any]) -> None:
+    """Raises KeyError, TypeError or ValueError for sides, a type or a fill value that no array has."""
+    shape, chunk = meta["shape"], meta["chunks"]
+    sides = len(shape) == len(chunk) and all(isinstance(side, int) for side in (*shape, *chunk))
+    if not sides or min(shape, default=0) < 0 or min(chunk, default=1) < 1:
+        raise ValueError(f"shape {shape} in chunks {chunk}")
+    np.full((), meta["fill_value"] or 0, np.dtype(meta["dtype"]))
+    if meta.get("dimension_separator", ".") not in (".", "/"):
+        raise ValueError(f"dimension_separator {meta['dimension_separator']!r}")
+
+
 def unpack_blosc(data: bytes) -> bytes:
     """The bytes in a Blosc 1 frame.
 
@@ -110,6 +122,8 @@ def unpack_blosc(data: bytes) -> bytes:
         raise ValueError(f"{len(data)} bytes of a frame of {frame}")
     if flags & COPIED:
         return data[16 : 16 + size]
+    if not block_size or not item:
+        raise ValueError(f"blocks of {block_size} bytes, elements of {item}")
     inflate = _codec(CODECS.get(flags >> 5, f"number {flags >> 5}"))
     starts = struct.unpack_from(f"<{-(-size // block_size)}I", data, 16)
     return b"".join(

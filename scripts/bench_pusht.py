@@ -26,10 +26,13 @@ Came out (--seed 7, an encoder of 529 steps, 100 layouts; shares at 0.95 and 0.8
 untrained encoder's features 0.04, 0.09, 0.25; pixels 0.04, 0.24, 0.52. At so few minutes learning from the actions
 outright gives the better pictures of where the block lies: the mean coverage of frozen features is behind it.
 
-Arms and episodes that are already in the --out folder are not trained and run again.
+Encoder, arms and episodes that are already in the --out folder are not trained and run again; those made with other
+settings are refused. Arms evaluated there before, with the same settings, stay in results.json beside those of --arms.
 """
 
+import hashlib
 import json
+import resource
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -41,11 +44,13 @@ import torch
 import tyro
 from rich.progress import Progress
 
+from vidssl.checkpoint import replacing, write_json
 from vidssl.datasets.pusht import SQUARE, PushTEpisode, read_pusht
 from vidssl.errors import VidsslError, unknown_name
 from vidssl.robot.chunk_controller import ChunkController
 from vidssl.robot.chunk_training import ChunkBudget, ChunkConfig
 from vidssl.robot.cloning import Demonstrations
+from vidssl.robot.episode_store import EpisodeStore, as_json
 
 ENV = "gym_pusht/PushT-v0"
 ARMS = ("random", "random-encoder", "pixels", "learned")
@@ -94,13 +99,15 @@ def main(argv: list[str] | None = None) -> None:
         raise VidsslError(f"give at least one arm and one episode, got {config.arms} and {config.episodes}")
     torch.set_num_threads(1)
     episodes = read_pusht(config.demos)
-    makers, fits = controllers(config, demonstrations(episodes))
+    demos = demonstrations(episodes)
+    makers, fits = controllers(config, with_evaluated(config, demos), demos)
     rows: dict[str, Any] = {arm: evaluate(config, arm, make) for arm, make in makers.items()}
-    report = {"config": json.loads(json.dumps(asdict(config), default=str)), "fits": fits, **numbers(rows)}
-    if config.replay:
-        report["demonstrations"] = replayed(episodes)
-    config.out.mkdir(parents=True, exist_ok=True)
-    (config.out / "results.json").write_text(json.dumps(report, indent=1))
+    facts = {"config": json.loads(json.dumps(asdict(config), default=str)), "data": digest(demos)}
+    report = {**facts, "fits": fits, **numbers(rows)}
+    if people := replayed(episodes) if config.replay else replayed_before(config, demos):
+        report["demonstrations"] = people
+    with replacing(config.out / "results.json") as part:
+        part.write_text(json.dumps(report, indent=1))
     print(table(report))
 
 
@@ -123,26 +130,104 @@ def chunk_config(config: Config) -> ChunkConfig:
     return ChunkConfig(head=config.head, relative=True, batch_size=128, holdout=0.05, seed=config.seed)
 
 
-def controllers(config: Config, demos: Demonstrations) -> tuple[dict[str, Callable[..., Any]], dict[str, Any]]:
-    """What makes each arm's controllers, and how the trainings went; trains those that are not in the folder."""
+def digest(demos: Demonstrations) -> str:
+    """What tells these demonstrations from others."""
+    return hashlib.sha256(demos.action.numpy().tobytes() + demos.first.numpy().tobytes()).hexdigest()[:16]
+
+
+def encoder_settings(config: Config, demos: Demonstrations) -> dict[str, Any]:
+    """What the encoder is a function of."""
+    from vidssl.robot.controller_files import identity
+
+    if config.run is not None:
+        return {"run": identity(config.run)}
+    options = {"steps": config.pretrain_steps, "seed": config.seed, "options": list(PRETRAIN)}
+    return {**options, "data": digest(demos)}
+
+
+def arm_settings(config: Config, arm: str, demos: Demonstrations) -> dict[str, Any]:
+    """What an arm's controller is a function of, but for the machine."""
+    parts: dict[str, Any] = {"encoder": encoder_settings(config, demos), "head": asdict(chunk_config(config))}
+    parts |= {"minutes": config.minutes, "data": digest(demos)}
+    if arm == "pixels":
+        parts["pretrain_minutes"] = config.pretrain_minutes
+    return as_json(parts)
+
+
+def made_with(file: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The content of a JSON file that keeps the `settings` of what lies beside it; None when there is no file.
+
+    Raises VidsslError when they are others, or when there are none.
+    """
+    if not file.exists():
+        return None
+    content = json.loads(file.read_text())
+    was = content.get("settings") if isinstance(content, dict) else None
+    if was is None:
+        raise VidsslError(f"{file} does not say what settings it was made with; give another --out, or delete {file}")
+    if changed := sorted(key for key in {*was, *settings} if was.get(key) != settings.get(key)):
+        both = "; ".join(f"{key}: was {was.get(key)!r}, now {settings.get(key)!r}" for key in changed)
+        raise VidsslError(f"{file} is of other settings ({both}); give the same ones, or another --out")
+    return dict(content)
+
+
+def with_evaluated(config: Config, demos: Demonstrations) -> list[str]:
+    """The arms that are asked for, and those whose episodes are all in the folder already, with the same settings."""
+    arms = list(dict.fromkeys(config.arms))
+    for arm in ARMS:
+        if arm in arms or not (config.out / "episodes" / f"{arm}.safetensors").exists():
+            continue
+        try:
+            fit = arm == "random" or made_with(fit_file(config, arm), arm_settings(config, arm, demos))
+            kept = fit and {*range(config.episodes)} <= {*episode_store(config, arm).known()}
+            why = "it has fewer episodes"
+        except VidsslError as error:
+            kept, why = False, str(error)
+        if kept:
+            arms.append(arm)
+        else:
+            print(f"{arm}, evaluated before, is left out: {why}", flush=True)
+    return arms
+
+
+def replayed_before(config: Config, demos: Demonstrations) -> dict[str, Any] | None:
+    """The replay in the folder's results.json, if it is of these demonstrations."""
+    file = config.out / "results.json"
+    before = json.loads(file.read_text()) if file.exists() else {}
+    return before.get("demonstrations") if before.get("data") == digest(demos) else None
+
+
+def fit_file(config: Config, arm: str) -> Path:
+    """Where the facts of an arm's training are kept, with its settings."""
+    return config.out / "controllers" / arm / "fit.json"
+
+
+def controllers(
+    config: Config, arms: list[str], demos: Demonstrations
+) -> tuple[dict[str, Callable[..., Any]], dict[str, Any]]:
+    """What makes each arm's controllers, and how the trainings went; trains those that are not in the folder.
+
+    Raises VidsslError when those in the folder were trained with other settings.
+    """
     from vidssl.features import load_encoder
     from vidssl.robot.arms import Architecture
     from vidssl.robot.controllers import RandomController
 
     makers: dict[str, Callable[..., Any]] = {}
     fits: dict[str, Any] = {}
-    for arm in config.arms:
-        folder = config.out / "controllers" / arm
+    for arm in arms:
         if arm == "random":
             makers[arm] = RandomController
             continue
-        if not (folder / "fit.json").exists():
+        file, settings = fit_file(config, arm), arm_settings(config, arm, demos)
+        if (found := made_with(file, settings)) is None:
             learned = load_encoder(config.run or pretrained(config, demos))
             controller, fit = trained(arm, learned, Architecture.of(learned).untrained(config.seed), demos, config)
-            controller.save(folder)
-            (folder / "fit.json").write_text(json.dumps(fit))
-        makers[arm] = ChunkController.load(folder).fit_to
-        fits[arm] = json.loads((folder / "fit.json").read_text())
+            controller.save(file.parent)
+            found = {"settings": settings, "fit": fit}
+            write_json(file, found)
+        makers[arm] = ChunkController.load(file.parent).fit_to
+        fits[arm] = as_json(found["fit"])
         print(f"{arm}: {fits[arm]}", flush=True)
     return makers, fits
 
@@ -163,46 +248,71 @@ def trained(
 
 
 def pretrained(config: Config, demos: Demonstrations) -> Path:
-    """The run folder of the encoder, trained on the demonstrations' videos unless it is there."""
+    """The run folder of the encoder, trained on the demonstrations' videos unless it is there.
+
+    Raises VidsslError for one of other settings, and when the pretraining is stopped: the same command goes on with it.
+    """
     from vidssl.datasets.mp4 import write_video
     from vidssl.scripts.pretrain import main as pretrain
 
-    run, videos = config.out / "encoder", config.out / "videos"
-    if cost_file(config).exists():
+    run, videos, settings = config.out / "encoder", config.out / "videos", as_json(encoder_settings(config, demos))
+    cost = made_with(cost_file(config), settings) or {"finished": False, "minutes": None, "settings": settings}
+    if cost["finished"]:
         return run
+    begun = (run / "config.json").exists()
+    if begun and cost["minutes"] is None:
+        raise VidsslError(f"{run}: killed, so how long it was trained is not known; delete the folder and run again")
+    write_json(cost_file(config), {**cost, "minutes": None})  # whose videos and run lie there, should this be killed
     starts = torch.unique(demos.first).tolist()
     for index, (start, end) in enumerate(zip(starts, [*starts[1:], len(demos.first)], strict=True)):
-        write_video(videos / f"{index:06d}.mp4", list(demos.frames[start:end]), 10.0)
-    began = time.process_time()
-    budget = ["--steps", str(config.pretrain_steps), "--seed", str(config.seed)]
-    pretrain([str(videos), "--out", str(run), "--cache", str(config.out / "cache"), *budget, *PRETRAIN])
-    cost_file(config).write_text(json.dumps((time.process_time() - began) / 60))
+        if not (file := videos / f"{index:06d}.mp4").exists():
+            write_video(file, list(demos.frames[start:end]), 10.0)
+    began, status = processor_minutes(), 1
+    budget = ["--steps", str(config.pretrain_steps), "--seed", str(config.seed), *(["--resume"] if begun else [])]
+    try:
+        status = pretrain([str(videos), "--out", str(run), "--cache", str(config.out / "cache"), *budget, *PRETRAIN])
+    finally:
+        minutes = (cost["minutes"] or 0.0) + processor_minutes() - began
+        write_json(cost_file(config), {**cost, "minutes": minutes, "finished": status == 0})
+    if status != 0:
+        raise VidsslError(f"the pretraining stopped with status {status}; run the same command again to go on with it")
     return run
 
 
+def processor_minutes() -> float:
+    """Of this process and of those it has started and seen end."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (time.process_time() + children.ru_utime + children.ru_stime) / 60
+
+
 def cost_file(config: Config) -> Path:
-    """Where the processor minutes of the pretraining are kept."""
+    """Where the processor minutes of the pretraining are kept, with its settings and whether it has finished."""
     return config.out / "pretraining_minutes.json"
 
 
 def pretraining(config: Config) -> float:
     """Processor minutes that the encoder took; raises VidsslError when a --run does not come with them."""
     if config.run is None:
-        return float(json.loads(cost_file(config).read_text()))
+        return float(json.loads(cost_file(config).read_text())["minutes"])
     if config.pretrain_minutes is None:
         raise VidsslError("pixels gets as long as --run took to train: say so with --pretrain-minutes, or leave it out")
     return config.pretrain_minutes
 
 
-def evaluate(config: Config, arm: str, make: Callable[..., Any]) -> list[Any]:
-    """The episodes of one arm, in this process; those in the folder are not run again."""
+def episode_store(config: Config, arm: str) -> EpisodeStore:
+    """The episodes of one arm in the folder; raises VidsslError when they are of other settings."""
     from vidssl.robot.controller_files import identity
-    from vidssl.robot.episode_store import EpisodeStore
-    from vidssl.robot.evaluate import Evaluator
 
     policy = arm if arm == "random" else identity(config.out / "controllers" / arm)
     settings = {"split": config.split, "seed": config.seed, "policy": policy}
-    store = EpisodeStore(config.out / "episodes" / f"{arm}.safetensors", settings)
+    return EpisodeStore(config.out / "episodes" / f"{arm}.safetensors", settings)
+
+
+def evaluate(config: Config, arm: str, make: Callable[..., Any]) -> list[Any]:
+    """The episodes of one arm, in this process; those in the folder are not run again."""
+    from vidssl.robot.evaluate import Evaluator
+
+    store = episode_store(config, arm)
     with Progress(transient=True) as bar, Evaluator(ENV, config.split) as evaluator:
         task = bar.add_task(arm, total=config.episodes)
         return evaluator.run(make, config.episodes, config.seed, lambda count: bar.advance(task, count), store)

@@ -82,6 +82,34 @@ def test_messages(tmp_path):
         read_pusht(root)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({key: None} for key in ("dtype", "chunks", "fill_value")),
+        *({"dtype": bad} for bad in ("<q9", 5, [["a"]])),
+        *({"chunks": bad} for bad in ([0, 2], [3], [3, "2"])),
+        {"fill_value": "red"},
+        {"dimension_separator": 1},
+    ],
+)
+def test_array_facts_that_are_garbled(tmp_path, change):
+    (tmp_path / ".zgroup").touch()
+    write_array(tmp_path / "a", np.zeros((7, 5), np.int32), (3, 2))
+    facts = json.loads((tmp_path / "a/.zarray").read_text()) | change
+    facts = {key: value for key, value in facts.items() if key not in change or value is not None}
+    (tmp_path / "a/.zarray").write_text(json.dumps(facts))
+    with pytest.raises(VidsslError, match=r"a/\.zarray is garbled"):
+        ZarrStore(tmp_path).array("a")
+
+
+@pytest.mark.parametrize("place", [3, 8])
+def test_a_blosc_frame_of_no_element_or_block_size(place):
+    frame = bytearray(blosc(np.arange(100, dtype=np.float32).tobytes(), 4, 256, bits=False))
+    frame[place : place + (1 if place == 3 else 4)] = bytes(1 if place == 3 else 4)
+    with pytest.raises(ValueError, match="elements of"):
+        unpack_blosc(bytes(frame))
+
+
 def test_pusht_arrays_that_do_not_fit(tmp_path):
     write_pusht(tmp_path / "a.zarr", [4, 2])
     ends = tmp_path / "a.zarr/meta/episode_ends/0"

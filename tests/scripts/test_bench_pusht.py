@@ -1,6 +1,7 @@
 """The Push-T bench: data as it takes them, its numbers, and a whole run on three demonstrations made up."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,48 @@ def test_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert json.loads((tmp_path / "out" / "results.json").read_text())["coverage"] == first["coverage"]
     assert files == {path: path.stat().st_mtime_ns for path in files}
     assert "learned - random-encoder" in capsys.readouterr().out
+    with pytest.raises(VidsslError, match=r"minutes: was 0\.002, now 3\.0"):
+        main([*command, "--minutes", "3"])
+    report = json.loads((tmp_path / "out" / "results.json").read_text()) | {"demonstrations": {"kept": 1}}
+    (tmp_path / "out" / "results.json").write_text(json.dumps(report))
+    monkeypatch.setattr(bench_pusht, "table", str)
+    main([*command, "--arms", "random-encoder"])
+    after = json.loads((tmp_path / "out" / "results.json").read_text())
+    for part in ("learned_minus", "coverage", "fits", "demonstrations"):
+        assert after[part] == report[part], "arms evaluated before stay"
+    capsys.readouterr()
+    main([*command, "--arms", "random-encoder", "--episodes", "2"])
+    assert "learned, evaluated before, is left out: it has fewer episodes" in capsys.readouterr().out
+
+
+def test_a_pretraining_that_is_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, calls = Config(tmp_path, tmp_path / "out"), []
+
+    def pretrain(argv: list[str]) -> int:
+        calls.append(argv)
+        (config.out / "encoder").mkdir(exist_ok=True)
+        (config.out / "encoder" / "config.json").touch()
+        return 143 if len(calls) == 1 else 0
+
+    monkeypatch.setattr("vidssl.scripts.pretrain.main", pretrain)
+    demos = demonstrations(episodes())
+    with pytest.raises(VidsslError, match="stopped with status 143; run the same command again"):
+        bench_pusht.pretrained(config, demos)
+    videos = {path: path.stat().st_mtime_ns for path in (config.out / "videos").iterdir()}
+    for _ in range(2):
+        bench_pusht.pretrained(config, demos)
+    assert ["--resume" in call for call in calls] == [False, True]
+    assert videos == {path: path.stat().st_mtime_ns for path in videos}
+    assert bench_pusht.pretraining(config) > 0
+    with pytest.raises(VidsslError, match="steps: was 530, now 3"):
+        bench_pusht.pretrained(replace(config, pretrain_steps=3), demos)
+    cost = json.loads(bench_pusht.cost_file(config).read_text()) | {"finished": False, "minutes": None}
+    bench_pusht.cost_file(config).write_text(json.dumps(cost))
+    with pytest.raises(VidsslError, match="killed, so how long it was trained is not known"):
+        bench_pusht.pretrained(config, demos)
+    bench_pusht.cost_file(config).write_text("0.7")
+    with pytest.raises(VidsslError, match="does not say what settings it was made with"):
+        bench_pusht.pretrained(config, demos)
 
 
 def test_mistakes(tmp_path: Path) -> None:
