@@ -11,6 +11,7 @@ Letters: n frames of all demonstrations together, D feature dim, P proprioceptio
 """
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,6 +63,20 @@ class CloningConfig:
     holdout: float = 0.15
     """share of episodes held out to choose the best weights"""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises VidsslError for a value out of its range."""
+        ranges = {
+            "hidden": (self.hidden >= 1, "at least 1"),
+            "dropout": (0 <= self.dropout < 1, "0 to below 1"),
+            "learning_rate": (0 < self.learning_rate < math.inf, "above 0"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "at least 0"),
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "holdout": (0 <= self.holdout < 1, "0 to below 1"),
+        }
+        for name, (fits, allowed) in ranges.items():
+            if not fits:
+                raise VidsslError(f"cloning setting {name}: got {getattr(self, name)}; {allowed}")
 
 
 @dataclass(frozen=True)

@@ -148,12 +148,22 @@ def save_extractor(folder: Path, extractor: FeatureExtractor) -> None:
 
 
 def identity(name: str | Path) -> str:
-    """A short hash of what `name` stands for: of a folder's files, or of the module's source."""
+    """A short hash of what `name` stands for: of a folder's files, or of the source of the module's package (all its
+    .py files; those beside the module when it is in none)."""
     if isinstance(name, str) and ":" in name and not Path(name).exists():
         _imported(name)
         source = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
-        return _hash([Path(source)]) if source else name
+        return _hash(_sources(Path(source))) if source else name
     return _hash(sorted(path for path in Path(name).rglob("*") if path.is_file()))
+
+
+def _sources(module: Path) -> list[Path]:
+    package = None
+    folder = module.parent
+    while (folder / "__init__.py").is_file():
+        package, folder = folder, folder.parent
+    found = module.parent.glob("*.py") if package is None else package.rglob("*.py")
+    return sorted({module, *found})
 
 
 def _hash(files: list[Path]) -> str:

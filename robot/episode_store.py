@@ -2,7 +2,8 @@
 
 One safetensors file holds them all: actions float32 [T,A] under the episode's index, everything else as JSON in the
 metadata, with the settings that the episodes are a function of. It is written whole and then renamed: a kill leaves the
-old file or the new one, and at most the last seconds of episodes are run again.
+old file or the new one, and at most the last seconds of episodes are run again. Broken episodes (see
+`EpisodeResult.broken`) are forgotten when it is read; where there are no others, the mending may change the settings.
 """
 
 import json
@@ -40,9 +41,12 @@ class EpisodeStore:
             with safetensors.safe_open(self._file, "np") as content:
                 facts = content.metadata()
                 settings, rows = json.loads(facts["settings"]), json.loads(facts["episodes"])
-                refuse_changes(self._file, settings, self._settings)
                 for index, row in rows.items():
-                    self._episodes[int(index)] = EpisodeResult(**row, actions=content.get_tensor(index))
+                    episode = EpisodeResult(**row, actions=content.get_tensor(index))
+                    if not episode.broken:
+                        self._episodes[int(index)] = episode
+                if self._episodes:
+                    refuse_changes(self._file, settings, self._settings)
         except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
             raise VidsslError(f"{self._file}: damaged ({error}); delete it, and its episodes are run again") from None
 

@@ -15,7 +15,7 @@ from .rollout import EpisodeResult, MakeController, Place, Runner, Wrap, run_epi
 from .worker_processes import Workers
 
 __all__ = ["EpisodeResult", "Evaluator", "MakeController", "compare", "evaluate_policy", "run_episode", "summary"]
-FIRST = 5  # episodes whose controller must not raise in all of them
+FIRST = 5  # episodes that must not all be broken
 DEADLINE = 60.0  # seconds a tick may take
 
 
@@ -23,7 +23,7 @@ class Store(Protocol):
     """Keeps finished episodes, so that an interrupted evaluation goes on where it was."""
 
     def known(self) -> dict[int, EpisodeResult]:
-        """The episodes kept earlier, by index."""
+        """The episodes kept earlier, by index; broken ones among them are run again."""
 
     def add(self, index: int, episode: EpisodeResult) -> None:
         """Keep one more."""
@@ -79,12 +79,12 @@ class Evaluator:
     ) -> list[EpisodeResult]:
         """Episodes 0..episodes-1 of `seed`, in order; `done(count)` is told of every `count` more finished.
 
-        Raises VidsslError when the environment or the controller cannot be made, and when the controller raises in
-        each of the first five episodes.
+        Raises VidsslError when the environment or the controller cannot be made, and when the controller raises, or
+        the environment before its first step was done, in each of the first five episodes.
         """
         seeds = [episode_seed(seed, index, self.place.split) for index in range(episodes)]
         known = store.known() if store is not None else {}
-        results = {index: known[index] for index in range(episodes) if index in known}
+        results = {index: known[index] for index in range(episodes) if index in known and not known[index].broken}
         done(len(results))
         left = [index for index in range(episodes) if index not in results]
         try:
@@ -109,12 +109,13 @@ class Evaluator:
 
 
 def _check_first(results: dict[int, EpisodeResult], first: int) -> None:
-    """A controller that fails now and then is a result; one that fails from the start has a bug."""
+    """A controller or environment that fails now and then is a result; one that fails from the start has a bug."""
     begin = [results.get(index) for index in range(first)]
-    if all(result is not None and result.failure == "controller-error" for result in begin):
+    if all(result is not None and result.broken for result in begin):
         assert begin[0] is not None
+        who = "controller" if begin[0].failure == "controller-error" else "environment"
         raise VidsslError(
-            f"the controller raised in each of the first {first} episodes: {begin[0].reason}; mend it and start again"
+            f"the {who} raised in each of the first {first} episodes: {begin[0].reason}; mend it and start again"
         )
 
 
@@ -140,7 +141,7 @@ def evaluate_policy(
         env_id, split, size, workers, wrap, deadline: see `Evaluator`.
 
     Raises VidsslError for unknown environments, ones without images, spaces that do not fit the controller, a
-    controller that raises in each of the first episodes.
+    controller that raises in each of the first episodes, an environment that does before its first step is done.
     """
     with Evaluator(env_id, split, size, workers, wrap=wrap, deadline=deadline) as evaluator:
         return evaluator.run(make_controller, episodes, seed)

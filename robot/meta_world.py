@@ -5,12 +5,13 @@ task. Here every reset draws object and goal from the task's own ranges, those f
 drawn, by the seed alone.
 """
 
+import re
 import warnings
 from typing import Any
 
 import gymnasium as gym
 
-from vidssl.errors import unknown_name
+from vidssl.errors import VidsslError, unknown_name
 
 PREFIX = "Meta-World/"
 
@@ -46,7 +47,12 @@ class MetaWorldTask(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def register_task(name: str) -> None:
-    """Make `gymnasium.make("Meta-World/reach-v3")` work; an unknown task is an error when it is made."""
+    """Make `gymnasium.make("Meta-World/reach-v3")` work; an unknown task is an error when it is made.
+
+    Raises VidsslError for an id without a task, such as `Meta-World/`.
+    """
+    if not re.fullmatch(r"[\w:.-]+", name.removeprefix(PREFIX)):
+        raise VidsslError(f"{name!r} names no task of Meta-World; write e.g. {PREFIX}reach-v3")
     if name not in gym.registry:
         gym.register(name, entry_point=f"{__name__}:MetaWorldTask", kwargs={"task": name.removeprefix(PREFIX)})
 

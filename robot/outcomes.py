@@ -17,8 +17,9 @@ SHARES = (0.95, 0.8)  # of the score, reported as the share of episodes that rea
 def summary(results: Sequence[EpisodeResult]) -> dict[str, Any]:
     """Successes with a 95 % interval, mean return and length, failures by kind, and `score` where episodes have one.
 
-    The interval is Wilson's; where layouts occur more than once (several cloning seeds) the trials are not independent,
-    and whole layouts are resampled instead (cluster bootstrap).
+    The interval is Wilson's. Where layouts occur more than once (several cloning seeds) their trials are not
+    independent: when those of every layout agree, each layout counts as one trial, and otherwise whole layouts are
+    resampled (cluster bootstrap).
     """
     success = np.array([result.success for result in results], float)
     seeds = [result.seed for result in results]
@@ -55,24 +56,38 @@ def _score_summary(results: Sequence[EpisodeResult]) -> dict[str, Any]:
 def _rate_interval(hits: np.ndarray, seeds: Sequence[int]) -> tuple[str, tuple[float, float]]:
     if _independent(seeds):
         return "wilson", wilson(int(hits.sum()), len(hits))
+    if (once := _one_a_layout(hits, seeds)) is not None:
+        return "wilson over layouts", wilson(int(once.sum()), len(once))
     boot = group_bootstrap(hits, seeds)
     return "bootstrap over layouts", (boot.low, boot.high)
+
+
+def _one_a_layout(hits: np.ndarray, seeds: Sequence[int]) -> np.ndarray | None:
+    """0/1 of each layout when its trials all agree and layouts occur equally often; None when not."""
+    _, layout = np.unique(seeds, return_inverse=True)
+    count = np.bincount(layout)
+    rate = np.bincount(layout, weights=hits) / count
+    return rate if np.isin(rate, (0, 1)).all() and (count == count[0]).all() else None
 
 
 def compare(a: Sequence[EpisodeResult], b: Sequence[EpisodeResult]) -> dict[str, float]:
     """Success rate of `a` minus that of `b`, with a paired 95 % interval over layouts and an exact p-value.
 
     With one trial a layout the interval is Newcombe's for pairs and the p-value McNemar's; with several, layouts are
-    resampled as in `summary`, and the p-value is that of the sign-flip test over layouts (see `sign_flip_p`).
+    counted once or resampled as in `summary`, and the p-value is that of the sign-flip test over layouts (see
+    `sign_flip_p`). An arm that ran its layouts once is paired with every round of one that ran them several times.
 
     Raises VidsslError when the two did not run the same layouts.
     """
+    rounds = max(len(a), len(b))
+    a, b = (list(results) * max(1, rounds // max(1, len(results))) for results in (a, b))
     seeds = [result.seed for result in a]
     if seeds != [result.seed for result in b]:
         raise VidsslError("the two controllers ran different layouts, so their episodes cannot be paired")
     x, y = (np.array([result.success for result in results], float) for results in (a, b))
-    if _independent(seeds):
-        difference, low, high = paired_difference(x, y)
+    ones = [_one_a_layout(hits, seeds) for hits in (x, y)]
+    if ones[0] is not None and ones[1] is not None:
+        difference, low, high = paired_difference(ones[0], ones[1])
     else:
         boot = group_bootstrap(x - y, seeds)
         difference, low, high = boot.mean, boot.low, boot.high

@@ -5,7 +5,7 @@ reason, so that an evaluation goes on:
 
     bad-action        the controller's action is not finite, or of another shape
     controller-error  the controller raised
-    error             the environment raised
+    error             the environment raised, or gave a reward or score that is no finite number
     hang              a tick took longer than the deadline, and the process was killed (worker processes only)
     crash             the process died (worker processes only)
 
@@ -48,6 +48,11 @@ class EpisodeResult:
     length: int
     actions: np.ndarray
     score: float | None = None
+
+    @property
+    def broken(self) -> bool:
+        """Whether a bug to mend ended it: the controller raised, or the environment did in or before its first step."""
+        return self.failure == "controller-error" or (self.failure == "error" and self.length == 0)
 
 
 @dataclass(frozen=True)
@@ -140,13 +145,19 @@ def run_episode(
         tell("action", action.tolist())
         try:
             observation, reward, terminated, truncated, info = env.step(action)
+            given = _finite("reward", reward), None if info.get("score") is None else _finite("score", info["score"])
         except Exception as error:
             return failed("error", f"{type(error).__name__}: {error}")
-        score = info.get("score")
-        tell("stepped", float(reward), None if score is None else float(score))
+        tell("stepped", *given)
         if terminated or truncated:
             success = bool(info.get("success", False))
             return trace.result(success, None if success else str(info.get("failure") or "not-reached"))
+
+
+def _finite(name: str, value: Any) -> float:
+    if not math.isfinite(number := float(value)):
+        raise ValueError(f"the {name} is {number}, no finite number")
+    return number
 
 
 def describe(error: Exception) -> str:

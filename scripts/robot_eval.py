@@ -67,9 +67,9 @@ class Config:
     out: Path = Path("robot-eval")
     """folder for results, policies, plot and videos"""
     overwrite: Flag = False
-    """forget the episodes and policies in --out, and start afresh"""
+    """forget the episodes and policies in --out (and its demonstrations, if of other settings), and start afresh"""
     save: Path | None = None
-    """also save the episodes, with what the camera saw, as LeRobot data sets SAVE/ARM"""
+    """also save the episodes, with what the camera saw, as LeRobot data sets SAVE/ARM; those there already are kept"""
     no_videos: Flag = False
     """leave out videos and film strip"""
 
@@ -88,16 +88,14 @@ def run(config: Config) -> dict[str, Any]:
     from vidssl.checkpoint import write_json
     from vidssl.robot.comparison import print_table
     from vidssl.scripts.robot_eval_arms import evaluate_arms
-    from vidssl.scripts.robot_eval_inputs import forget, prepare
+    from vidssl.scripts.robot_eval_inputs import prepare
     from vidssl.scripts.robot_eval_save import check_free, save
 
     _check_numbers(config)
     started = time.perf_counter()
-    if config.overwrite:
-        forget(config.out)
     inputs = prepare(config)
     if config.save is not None and not config.overwrite:
-        check_free(config.save, inputs.arms)
+        check_free(config.save, inputs)
     for note in inputs.notes:
         print(note)
     driven = evaluate_arms(config, inputs)

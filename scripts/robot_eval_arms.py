@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from vidssl.checkpoint import write_json
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Driven:
-    """Episodes per arm (all cloning seeds one after the other), facts of the clones per arm, seconds."""
+    """Episodes per arm (of clones all cloning seeds, one after the other), facts of the clones per arm, seconds."""
 
     outcomes: dict[str, list[EpisodeResult]] = field(default_factory=dict)
     cloning: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -71,8 +72,7 @@ def evaluate_arms(config: "Config", inputs: "Inputs") -> Driven:
                 outcomes += evaluator.run(make, config.episodes, config.seed, partial(progress.advance, task), store)
                 driving.append(time.perf_counter() - begun)
             say(description=arm)
-            # Others than clones are the same for every cloning seed: repeated, so that pairs stay pairs.
-            driven.outcomes[arm] = outcomes * (len(config.seeds) // len(rounds))
+            driven.outcomes[arm] = outcomes
             driven.timings[arm] = {"driving_seconds": driving}
     if clones is not None:
         driven.cloning = clones.fits
@@ -105,6 +105,8 @@ class _Clones:
         self._budget = Budget(config.head_steps, pixels, config.pixel_minutes)
         weights = None if config.run is None or inputs.learned is None else config.run / "model.safetensors"
         self._settings = {
+            "env": config.env,
+            "size": config.size,
             "demonstrations": _digest(self._demos),
             "learned encoder": None if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest()[:16],
             "architecture": asdict(inputs.architecture),
@@ -133,8 +135,10 @@ class _Clones:
 
 
 def _digest(demos: Demonstrations) -> str:
-    """A hash of the demonstrations' actions, senses and lengths."""
+    """A hash of the demonstrations' frames, actions, senses and lengths."""
     digest = hashlib.sha256(demos.low.tobytes() + demos.high.tobytes())
+    digest.update(repr(demos.frames.shape).encode())
+    digest.update(np.ascontiguousarray(demos.frames).data)
     for part in (demos.action, demos.proprio, demos.first):
         digest.update(part.numpy().tobytes())
     return digest.hexdigest()[:16]

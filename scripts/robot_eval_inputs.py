@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from dataclasses import dataclass, fields
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from vidssl.robot.arms import ARMS, CLONED, Architecture, check_arms
 from vidssl.robot.cloning import CloningConfig
 from vidssl.robot.comparison import CEILING, FLOOR, why_no_expert
 from vidssl.robot.controller_files import identity, is_controller, load_controller
-from vidssl.robot.episodes import Recording, open_recording
+from vidssl.robot.episodes import Recording, open_recording, read_meta
 from vidssl.robot.pixels import episode_seed, find_image
 from vidssl.robot.recording import record
 from vidssl.robot.rollout import MakeController, Place
@@ -22,6 +23,8 @@ from vidssl.robot.spaces import encoder_notes
 
 if TYPE_CHECKING:
     from vidssl.scripts.robot_eval import Config
+
+NAME = r"[\w.+-]+"  # of an arm; a file's name too
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,11 @@ def prepare(config: "Config") -> Inputs:
     architecture.untrained(0)  # an unknown name is an error now, not after the demonstrations
     missing = why_no_expert(place)
     clones = [arm for arm in CLONED if arm in chosen]
-    recording = _demonstrations(config, image_size, missing) if clones else None
+    recording = _given_demonstrations(config, image_size, missing) if clones else None
+    if config.overwrite:
+        forget(config.out)  # when everything is checked
+    if clones and recording is None:
+        recording = _own_demonstrations(config, image_size)
     return Inputs(
         place=place,
         arms=(FLOOR, *clones, *given, *((CEILING,) if missing is None else ())),
@@ -129,11 +136,15 @@ def _controllers(config: "Config") -> tuple[dict[str, str], Path | None]:
     given: dict[str, str] = {}
     run = config.run
     if run is not None and (is_controller(run) or (":" in str(run) and not run.exists())):
-        given[str(run).rpartition(":")[2] if ":" in str(run) else run.resolve().name] = str(run)
+        name = str(run).rpartition(":")[2] if ":" in str(run) else run.resolve().name
+        if name in ARMS or not re.fullmatch(NAME, name):
+            why = f"is that of the arm {name!r}" if name in ARMS else f"{name!r} is not of letters, digits and ._+-"
+            raise VidsslError(f"controller {str(run)!r}: its name {why}; give it another: --controllers NAME={run}")
+        given[name] = str(run)
         run = None
     for text in config.controllers:
         name, equals, thing = text.partition("=")
-        if not equals or not re.fullmatch(r"[\w.+-]+", name):
+        if not equals or not re.fullmatch(NAME, name):
             raise VidsslError(f"--controllers: got {text!r}; write NAME=FOLDER or NAME=module:Class")
         if name in ARMS or name in given:
             raise VidsslError(f"--controllers: the name {name!r} is taken; choose one that is no other arm's")
@@ -152,20 +163,36 @@ def _arms(config: "Config", given: dict[str, str], run: Path | None) -> tuple[st
     return chosen
 
 
-def _demonstrations(config: "Config", image_size: tuple[int, int], no_expert: str | None) -> Recording:
-    """The recording named by --demos, checked; or one of this command's own, continued if it was interrupted."""
+def _own_demonstrations(config: "Config", image_size: tuple[int, int]) -> Recording:
+    """A recording of this command's own, continued if it was interrupted. One of other settings is recorded anew with
+    --overwrite; else it is an error."""
+    folder = config.out / "demos"
+    other = False
+    if config.overwrite and (folder / "recording.json").is_file():
+        was = read_meta(folder)
+        now = {"env": config.env, "seed": config.seed, "noise": config.demo_noise, "image_size": list(image_size)}
+        now["versions"] = {name: metadata.version(name) for name in was.get("versions", ())}
+        other = any(was.get(key) != value for key, value in now.items())
+    return record(
+        config.env,
+        folder,
+        config.demo_episodes,
+        noise=config.demo_noise,
+        seed=config.seed,
+        size=config.size,
+        overwrite=other,
+        resume=not other,
+    )
+
+
+def _given_demonstrations(config: "Config", image_size: tuple[int, int], no_expert: str | None) -> Recording | None:
+    """The recording named by --demos, checked; None where this command has to record its own."""
     if config.demos is None:
         if no_expert is not None:
             raise VidsslError(f"{no_expert}. Nothing to clone: pass demonstrations with --demos, or other --arms")
-        return record(
-            config.env,
-            config.out / "demos",
-            config.demo_episodes,
-            noise=config.demo_noise,
-            seed=config.seed,
-            size=config.size,
-            resume=True,
-        )
+        if not 0 <= config.demo_noise <= 2:
+            raise VidsslError(f"--demo-noise: got {config.demo_noise}; 0 to 2")
+        return None
     recording = open_recording(config.demos)
     for key, wanted in {"env": config.env, "split": "train"}.items():
         if recording.meta[key] != wanted:

@@ -86,11 +86,27 @@ def test_controllers_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     before = identity("pilot_by_name:Pilot")
     (tmp_path / "pilot_by_name.py").write_text("# another pilot\n")
     assert identity("pilot_by_name:Pilot") != before
+    before = identity("pilot_by_name:Pilot")
+    (tmp_path / "pilot_helper.py").write_text("GAIN = 2\n")
+    assert identity("pilot_by_name:Pilot") != before, "what lies beside it"
     with pytest.raises(VidsslError, match="a int is no class or function"):
         load_controller("os:EX_USAGE")
     for name in ("pilot_by_name:Captain", "no_such_module:Pilot"):
         with pytest.raises(VidsslError, match=rf"controller '{name}'.*write it as module:Class"):
             load_controller(name)
+
+
+def test_a_package_is_hashed_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = tmp_path / "pilot_package" / "inner"
+    inner.mkdir(parents=True)
+    for file in (inner.parent / "__init__.py", inner / "__init__.py", inner / "pilot.py", inner.parent / "tools.py"):
+        file.write_text("class Pilot: ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = identity("pilot_package.inner.pilot:Pilot")
+    (tmp_path / "other.py").write_text("")
+    assert identity("pilot_package.inner.pilot:Pilot") == before
+    (inner.parent / "tools.py").write_text("GAIN = 2\n")
+    assert identity("pilot_package.inner.pilot:Pilot") != before
 
 
 def test_damaged_folders(tmp_path: Path) -> None:

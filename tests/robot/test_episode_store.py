@@ -58,3 +58,18 @@ def test_only_what_is_missing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert sum(told) == 4
     assert [r.episode_return for r in again] == [r.episode_return for r in whole]
     assert EpisodeStore(tmp_path / "arm", SETTINGS).known().keys() == {0, 1, 2, 3}
+
+
+def test_what_was_mended_is_run_again(tmp_path: Path) -> None:
+    file = tmp_path / "arm"
+    store = EpisodeStore(file, SETTINGS)
+    for index, (failure, length) in enumerate((("controller-error", 4), ("error", 0))):
+        store.add(index, EpisodeResult(7, False, failure, "a bug", 0.0, length, np.zeros((length, 2), np.float32)))
+    store.flush()
+    assert EpisodeStore(file, SETTINGS | {"its hash": "mended"}).known() == {}
+    store.add(2, EpisodeResult(9, False, "error", "late", 0.0, 3, np.zeros((3, 2), np.float32)))
+    store.flush()
+    assert EpisodeStore(file, SETTINGS).known().keys() == {2}
+    with Evaluator("tiny_env:Tiny-v0") as evaluator:
+        again = evaluator.run(RandomController, 3, store=store)
+    assert [one.failure != "controller-error" and one.length > 0 for one in again] == [True] * 3

@@ -82,6 +82,32 @@ def test_environment_that_raises_fails_its_episode_only() -> None:
     assert results[1].length == 1
 
 
+def test_environment_that_never_starts_is_not_a_result() -> None:
+    class Dead(tiny_env.TinyEnv):
+        def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+            raise OSError("no simulator")
+
+    gym.register("Dead-v0", Dead)
+    message = "environment raised in each of the first 3 episodes: reset: OSError: no simulator"
+    with pytest.raises(VidsslError, match=message):
+        evaluate_policy(Seeker, "Dead-v0", 3)
+
+
+@pytest.mark.parametrize(("name", "value"), [("reward", np.nan), ("reward", -np.inf), ("score", np.nan)])
+def test_rewards_and_scores_that_are_no_numbers_fail_the_episode(name: str, value: float) -> None:
+    class Blurred(tiny_env.TinyEnv):
+        def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            observation, reward, *ends, info = super().step(action)
+            given = {"reward": reward, "score": 0.5} | ({name: value} if self.count == 2 else {})
+            return observation, given["reward"], *ends, info | {"score": given["score"]}  # type: ignore[return-value]
+
+    env = Blurred()
+    episode = run_episode(env, flee(env), seed=3)
+    assert (episode.failure, episode.length) == ("error", 1)
+    assert episode.reason == f"step 1: ValueError: the {name} is {value}, no finite number"
+    assert np.isfinite([episode.episode_return, episode.score]).all()  # type: ignore[list-item]
+
+
 @pytest.mark.parametrize("action", [[np.nan, 0.0], [np.inf, 0.0], [0.0], 1.0])
 def test_bad_actions_are_reported(action: Any) -> None:
     class Broken:
@@ -130,9 +156,12 @@ def test_summary_by_hand() -> None:
 def test_repeated_layouts_are_resampled_whole() -> None:
     """Three cloning seeds that agree on every layout carry no more information than one."""
     once = [result(2 * i + 1, i % 2 == 0) for i in range(20)]
-    low, high = summary(once * 3)["interval_95"]
-    assert summary(once * 3)["interval"] == "bootstrap over layouts"
-    assert high - low > 0.35, "60 independent trials would give 0.25"
+    assert summary(once * 3)["interval"] == "wilson over layouts"
+    assert summary(once * 3)["interval_95"] == summary(once)["interval_95"]
+    others = [result(2 * i + 1, i < 10) for i in range(20)]
+    low, high = summary(once * 2 + others)["interval_95"]
+    assert summary(once * 2 + others)["interval"] == "bootstrap over layouts"
+    assert high - low > 0.27, "60 independent trials would give 0.25"
 
 
 def test_paired_difference() -> None:

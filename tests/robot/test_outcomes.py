@@ -6,6 +6,7 @@ from math import comb
 import numpy as np
 import pytest
 
+from vidssl.errors import VidsslError
 from vidssl.robot.evaluate import EpisodeResult, compare, summary
 from vidssl.robot.outcomes import sign_flip_p
 
@@ -48,3 +49,16 @@ def test_scores() -> None:
     assert "score" not in summary([episode(0, True)])
     broken = [*results, episode(9, False)]  # one that ended before its first step
     assert summary(broken)["score"]["mean"] == pytest.approx(0.58 * 4 / 5)
+
+
+def test_several_seeds_without_a_failure_still_have_an_interval() -> None:
+    all_, none = ([episode(i, good, float(good)) for i in range(4)] for good in (True, False))
+    for arm in (all_, none):
+        assert summary(arm * 3)["interval_95"] == summary(arm)["interval_95"]
+        assert summary(arm * 3)["score"]["at_least"] == summary(arm)["score"]["at_least"]
+    once = compare(all_, none)
+    assert 0 < once["low_95"] < 1 == once["difference"]
+    for a, b in ((all_ * 3, none * 3), (all_ * 3, none), (all_, none * 3)):
+        assert compare(a, b) == once, "layouts driven once are paired with every round"
+    with pytest.raises(VidsslError, match="different layouts"):
+        compare(all_ * 2, none[:3])

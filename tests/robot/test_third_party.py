@@ -209,6 +209,7 @@ def test_sizes() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("Meta-World/", r"'Meta-World/' names no task of Meta-World; write e.g. Meta-World/reach-v3"),
         ("Meta-World/fetch-v3", r"unknown environment 'Meta-World/fetch-v3'.*Meta-World/push-v3"),
         ("FetchReach-v99", r"unknown environment 'FetchReach-v99'.*v4"),
         ("CartPole-v1", "bounded Box"),

@@ -77,13 +77,14 @@ def results(config: Config) -> dict[str, Any]:
 
 def test_all_arms_on_the_same_layouts(results: dict[str, Any]) -> None:
     assert tuple(results["arms"]) == ARMS
-    for arm in results["arms"].values():
-        assert arm["episodes"] == 12, "six layouts, two cloning seeds"
-        assert [row["seed"] for row in arm["results"]] == [2 * i + 1 for i in range(6)] * 2
+    for name, arm in results["arms"].items():
+        rounds = 1 if name in ("random", "expert") else 2
+        assert arm["episodes"] == 6 * rounds, "six layouts, two cloning seeds"
+        assert [row["seed"] for row in arm["results"]] == [2 * i + 1 for i in range(6)] * rounds
         assert sum(arm["failures"].values()) == arm["episodes"] - arm["successes"]
         low, high = arm["interval_95"]
         assert 0 <= low <= arm["success_rate"] <= high <= 1
-    assert results["arms"]["expert"]["successes"] == 12
+    assert results["arms"]["expert"]["successes"] == 6
     assert set(results["paired"]) == {f"learned - {arm}" for arm in ARMS if arm != "learned"}
     assert [fit["seed"] for fit in results["arms"]["pixels"]["cloning"]] == [0, 1]
     assert [fit["steps"] for fit in results["arms"]["pixels"]["cloning"]] == [5, 5]
@@ -160,10 +161,13 @@ def test_mistakes(config: Config, folder: Path, results: dict[str, Any]) -> None
         ({"deadline": 0.0}, "--deadline: got 0.0 s"),
         ({"controllers": ("mine",)}, "write NAME=FOLDER or NAME=module:Class"),
         ({"controllers": ("pixels=a:B",)}, "the name 'pixels' is taken"),
+        ({"run": Path("pilot:expert")}, "'pilot:expert': its name is that of the arm 'expert'.*NAME=pilot:expert"),
+        ({"run": Path("pilot:a b")}, "'a b' is not of letters, digits.*--controllers NAME="),
         ({"controllers": ("mine=nowhere",)}, "no saved controller"),
         ({"controllers": ("mine=json:Nothing",)}, "write it as module:Class"),
         ({"demos": folder / "run"}, "not a folder of recorded episodes"),
         ({"demos": demos, "demo_episodes": 99}, "holds 12 demonstrations"),
+        ({"demo_noise": 3.0}, "--demo-noise: got 3.0; 0 to 2"),
         ({"demos": demos, "size": 48}, r"images of 32x32.*48x48"),
         ({"run": None, "arms": ("pixels",), "encoder": "vgg"}, r"unknown encoder 'vgg'"),
     ]
@@ -253,8 +257,22 @@ def test_more_controllers_and_saved_episodes(config: Config, folder: Path, resul
         ]
         assert saved.frames(0).shape == (saved.episodes[0].steps, 32, 32, 3)
         assert saved.meta["split"] == "test"
+    infos = {arm: folder / "saved" / arm / "meta" / "info.json" for arm in both["arms"]}
+    before = {arm: info.stat().st_mtime_ns for arm, info in infos.items()}
+    unfinished = folder / "saved" / "random" / "unfinished" / "settings.json"
+    unfinished.parent.mkdir()  # as if the command had been killed while it put them together
+    notes = json.loads((folder / "saved" / "random" / "meta" / "notes.json").read_text())["facts"]
+    unfinished.write_text(json.dumps({"notes": notes}))
+    run(options)
+    written = {arm for arm, info in infos.items() if info.stat().st_mtime_ns != before[arm]}
+    assert written == {"random"}, "what is whole is kept"
+    assert not unfinished.exists()
+    less = replace(options, episodes=5, arms=("random",))
+    with pytest.raises(VidsslError, match=r"saved/random holds other episodes; choose another --save"):
+        run(less)
+    unfinished.parent.parent.joinpath("meta", "notes.json").unlink()
     with pytest.raises(VidsslError, match=r"saved/random is there already; choose another --save"):
-        run(options)
+        run(less)
 
 
 def test_settings_of_clones() -> None:
@@ -265,6 +283,10 @@ def test_settings_of_clones() -> None:
         ("width=3", r"unknown cloning setting 'width'.*hidden"),
         ("seed=3", "unknown cloning setting"),
         ("hidden=wide", "write a value like its default, 256"),
+        ("hidden=0", "hidden: got 0; at least 1"),
+        ("dropout=2", "dropout: got 2; 0 to below 1"),
+        ("learning_rate=0", "learning_rate: got 0; above 0"),
+        ("holdout=1", "holdout: got 1; 0 to below 1"),
     ):
         with pytest.raises(VidsslError, match=message):
             cloning_config([text])
@@ -276,3 +298,43 @@ def test_demonstrations_of_test_layouts_are_refused(config: Config, folder: Path
     record(TINY, folder / "leak", 2, split="test")
     with pytest.raises(VidsslError, match="split is 'test', needed 'train'"):
         run(replace(config, demos=folder / "leak", out=folder / "leaked"))
+
+
+def test_overwriting_with_other_settings(tmp_path: Path) -> None:
+    first = Config(
+        env=TINY, arms=("random-encoder",), episodes=2, demo_episodes=2, head_steps=1, workers=0, out=tmp_path / "out"
+    )
+    first = replace(first, no_videos=True)
+    run(first)
+    kept = tmp_path / "out" / "episodes" / "random-seed0.safetensors"
+    demo = tmp_path / "out" / "demos" / "steps" / "000000.safetensors"
+    before = kept.read_bytes(), demo.stat().st_mtime_ns
+    with pytest.raises(VidsslError, match="unknown encoder"):
+        run(replace(first, encoder="vgg", seed=1, overwrite=True))
+    assert (kept.read_bytes(), demo.stat().st_mtime_ns) == before, "nothing is forgotten before all is checked"
+    run(replace(first, overwrite=True))
+    assert demo.stat().st_mtime_ns == before[1], "demonstrations of the same settings are kept"
+    again = run(replace(first, seed=1, demo_noise=0.1, overwrite=True))
+    facts = again["demonstrations"]["facts"]
+    assert (facts["seed"], facts["noise"]) == (1, 0.1)
+
+
+def test_folders_named_after_an_arm(results: dict[str, Any], folder: Path) -> None:
+    import shutil
+
+    named = folder / "learned"
+    shutil.copytree(folder / "out" / "controllers" / "learned-seed0", named)
+    with pytest.raises(VidsslError, match=r"is that of the arm 'learned'.*--controllers NAME=.*learned"):
+        run(Config(run=named, env=TINY, out=folder / "mistake"))
+
+
+def test_clones_know_their_environment_and_frames(results: dict[str, Any], folder: Path) -> None:
+    from vidssl.robot.cloning import load_demonstrations
+    from vidssl.robot.episodes import open_recording
+    from vidssl.scripts.robot_eval_arms import _digest
+
+    settings = json.loads((folder / "out" / "controllers" / "pixels-seed0" / "fit.json").read_text())["settings"]
+    assert (settings["env"], settings["size"]) == (TINY, None)
+    demos = load_demonstrations(open_recording(folder / "out" / "demos"))
+    assert settings["demonstrations"] == _digest(demos)
+    assert _digest(replace(demos, frames=255 - demos.frames)) != _digest(demos)
