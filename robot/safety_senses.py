@@ -57,6 +57,13 @@ class Sensed:
     signal: Floats | None
     energy: Floats | None
 
+    @property
+    def finite(self) -> bool:
+        """Whether all numbers are; of an energy, NaN where there is none yet is as it should be."""
+        arrays = [values for values in (self.features, self.maps, self.signal) if values is not None]
+        lost = self.energy is not None and np.isinf(self.energy).any()
+        return not lost and all(bool(np.isfinite(values).all()) for values in arrays)
+
 
 class Senses:
     """An extractor, and where there is one an energy, looking at the same camera.
@@ -137,14 +144,15 @@ class Senses:
         return self.extractor._prepared(self.extractor._checked(frames, (4, 4), "[T,H,W,3]"))[None]
 
     def _energies(self, features: Tensor) -> Floats:
-        """[T] of features [T,D]: the windows that end at each tick, NaN where they do not fit."""
+        """[T] of features [T,D]: the windows that end at each tick, NaN where they do not fit, inf for no number."""
         assert self.energy is not None
         energies = np.full(len(features), np.nan)
         if len(features) >= self._span:
             ends = torch.arange(self._span - 1, len(features))
             rows = ends[:, None] + torch.arange(-2 * self._window + 1, 1) * self._stride  # [n,2w]
             past, future = features[rows].to(self.energy.extractor.device).chunk(2, dim=1)
-            energies[self._span - 1 :] = _doubles(self.energy.head(past.mean(1), future.mean(1)))
+            found = _doubles(self.energy.head(past.mean(1), future.mean(1)))
+            energies[self._span - 1 :] = np.where(np.isnan(found), np.inf, found)
         return energies
 
 

@@ -2,13 +2,14 @@
 
 A drive is kept as DIR/NAME/000000.safetensors, raw, since a video's compression is itself a corruption. A driver that
 does not look at the camera (the expert) drives the same way whatever the camera shows: its camera corruptions are made
-of its usual drives. New terrain, and everything for a driver that looks, is driven anew.
+of its usual drives. New terrain, and everything for a driver that looks, is driven anew. DIR/settings.json says who
+drove where.
 
 Letters: T ticks of an episode, E episodes.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import safetensors.numpy
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vidssl.checkpoint import replacing
+from vidssl.checkpoint import replacing, write_json
 from vidssl.errors import VidsslError
 
 from .controllers import Controller
@@ -72,6 +73,40 @@ class Trial:
         if self.corruption == TERRAIN:
             return NewTerrain(env, self.severity, self.start)
         return CorruptedCamera(env, self.corruption, self.severity, self.start)
+
+
+def claim_drives(folder: Path, trials: Iterable[Trial], driver: str) -> None:
+    """Note in `folder` where the drives are driven, by whom, and when corruptions begin; to be called before recording.
+
+    Args:
+        folder: of drives, existing or not.
+        trials: that will be recorded in it; at least one.
+        driver: `expert`, or what tells this driver from others, as `controller_files.identity` does.
+
+    Raises VidsslError for a folder whose drives were made otherwise, or that do not say how they were made.
+    """
+    trials = list(trials)
+    now: dict[str, Any] = {"env": trials[0].env_id, "driver": driver}
+    if odd := [trial for trial in trials if trial.corruption is not None]:
+        now["start"] = list(odd[0].start)
+    file = folder / "settings.json"
+    try:
+        was = dict(json.loads(file.read_text())) if file.exists() else {}
+        changed = [key for key in now if key in was and was[key] != now[key]]
+    except (ValueError, TypeError) as error:
+        raise VidsslError(f"{file}: damaged ({error}); give another --drives, or delete {folder}") from None
+    if not was and any(folder.glob("*/*.safetensors")):
+        raise VidsslError(
+            f"{folder} holds drives without a settings.json, which do not say who drove and where; give another "
+            "--drives or --out, or delete the folder"
+        )
+    if changed:
+        both = "; ".join(f"{key}: was {was[key]!r}, now {now[key]!r}" for key in changed)
+        raise VidsslError(
+            f"{folder} holds drives of other settings ({both}); give the same ones, or another --drives or --out"
+        )
+    if was != was | now:
+        write_json(file, was | now)
 
 
 def record_drives(trial: Trial, folder: Path, make_driver: MakeDriver, tick: Callable[[], None]) -> None:
@@ -179,7 +214,7 @@ class Arm:
         Frame AUROC: the CUSUM at all ticks from the beginning on, against usual episodes' ticks from `start` on.
         Episode AUROC: its maximum in the window from the beginning on, against the same window of the usual episode.
         Detected: the alarm goes off at or after the beginning, not before. Delay: ticks from beginning to alarm.
-        Episodes that end before their corruption begins are left out.
+        Episodes that end before their corruption begins are left out; raises VidsslError when all do.
         """
         paths = [episode.path(self.scores, self.drift) for episode in usual]
         usual_ticks = [path[start:] for path in paths]
@@ -195,6 +230,11 @@ class Arm:
             alarms = np.flatnonzero(path > self.threshold)
             early += bool(len(alarms) and alarms[0] < began)
             delays.append(float(alarms[0] - began) if len(alarms) and alarms[0] >= began else np.inf)
+        if not odd_ticks:
+            raise VidsslError(
+                f"all {len(odd)} corrupted episodes end before their corruption begins; give an earlier --start or "
+                "more --corrupted-episodes"
+            )
         return {
             "usual_ticks": np.concatenate(usual_ticks),
             "odd_ticks": np.concatenate(odd_ticks),

@@ -95,7 +95,7 @@ def run(config: Config) -> dict[str, Any]:
     results["versions"] = {name: metadata.version(name) for name in ("vidssl", "torch", "gymnasium", "mujoco", "numpy")}
     write_json(config.out / "results.json", results)
     print_tables(results)
-    plot(config, arms["monitor"][0], scored, odd, config.out / "safety.png")
+    plot(arms["monitor"][0], scored, odd, fps, config.out / "safety.png")
     return results
 
 
@@ -149,12 +149,14 @@ def _driver(config: Config) -> "MakeDriver":
 def _drive(config: Config, trials: "list[Trial]", folder: Path) -> None:
     from rich.progress import Progress
 
+    from vidssl.robot.controller_files import identity
     from vidssl.robot.corruptions import CAMERA
-    from vidssl.robot.safety_trials import record_drives
+    from vidssl.robot.safety_trials import claim_drives, record_drives
 
     driver = _driver(config)
     if config.controller == "expert":  # it does not look: what its camera would show is made of its usual drives
         trials = [trial for trial in trials if trial.corruption not in CAMERA]
+    claim_drives(folder, trials, "expert" if config.controller == "expert" else identity(config.controller))
     with Progress() as progress:
         task = progress.add_task("driving", total=len(trials))
         for trial in trials:
@@ -180,16 +182,13 @@ def _families(config: Config, fit: "Trial", folder: Path) -> "tuple[dict[str, Sa
     fps = float(env.metadata.get("render_fps", 10))
     env.close()
     drives = [drive for drive, _ in read_drives(fit, folder, config.controller == "expert")]
-    tail = drives[len(drives) * 3 // 4 :]
     families = {}
     for name, extractor, own, scores in (
         ("learned", learned, energy, None),
         ("untrained", untrained, None, None),
         ("pixels", pixels, None, ("density",)),
     ):
-        families[name] = SafetyMonitor.fit(
-            extractor, drives, tail[:1], fps=fps, rate=config.rate, energy=own, scores=scores
-        )
+        families[name] = SafetyMonitor.fit_scores(extractor, drives, fps=fps, energy=own, scores=scores)
     return families, fps
 
 
@@ -384,9 +383,7 @@ def _figures(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def plot(
-    config: Config, arm: "Arm", scored: "dict[str, dict[str, list[Scored]]]", odd: "list[Trial]", path: Path
-) -> None:
+def plot(arm: "Arm", scored: "dict[str, dict[str, list[Scored]]]", odd: "list[Trial]", fps: float, path: Path) -> None:
     """The monitor's score over an episode with each corruption at severity 2, and without any."""
     from matplotlib.figure import Figure
 
@@ -403,7 +400,7 @@ def plot(
             began = episode.began_at or 0
             for values, colour in ((reference, "#8d99ae"), (episode, "#d1495b")):
                 curve = values.path(arm.scores, arm.drift)
-                axis.plot((np.arange(len(curve)) - began) / 10, np.maximum(curve, 0.1), color=colour, linewidth=0.9)
+                axis.plot((np.arange(len(curve)) - began) / fps, np.maximum(curve, 0.1), color=colour, linewidth=0.9)
         axis.axhline(arm.threshold, color="black", linewidth=0.8, linestyle="--")
         axis.axvline(0, color="black", linewidth=0.5)
         axis.set(title=trial.corruption, yscale="log", xlim=(-2.5, 4))

@@ -62,17 +62,19 @@ def main(argv: list[str] | None = None) -> int:
 def run(config: Config) -> None:
     """Learn as configured and save the controller.
 
-    Raises VidsslError for mistakes in the settings, an `--out` that holds a controller already, and a missing
-    stable-baselines3.
+    Raises VidsslError for mistakes in the settings, an `--out` that holds a controller already or cannot be written,
+    and a missing stable-baselines3.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from vidssl.robot.controller_files import is_controller
+    from vidssl.checkpoint import check_writable
+    from vidssl.robot.controller_files import FILE, is_controller
     from vidssl.robot.sb3 import LearningConfig, train_policy, write_learning
     from vidssl.robot.sb3 import Progress as State
 
     if is_controller(config.out):
         raise VidsslError(f"{config.out} holds a controller already; choose another --out or remove it")
+    check_writable(config.out / FILE)
     extractor = _extractor(config)
     learning = LearningConfig(
         config.algorithm, config.steps, config.envs, config.hidden, config.learning_rate, config.gamma, config.seed

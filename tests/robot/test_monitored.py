@@ -42,10 +42,11 @@ def monitor() -> SafetyMonitor:
     extractor = FeatureExtractor.random("control", (32, 32))
     extractor.config = {"encoder": {"name": "control", "dim": 256}, "context": None}
     env, drives = tiny_env.TinyEnv(), []
-    for seed in range(30):
+    for seed in range(90):
         frames, episode = drive(env, Steady(), seed)
         drives.append(Drive(np.stack(frames), episode.executed, episode.proprio))
-    return SafetyMonitor.fit(extractor, drives[:18], drives[18:], fps=10, scores=("signal", "stillness"))
+    with pytest.warns(UserWarning, match="1 false alarms an hour"):
+        return SafetyMonitor.fit(extractor, drives[:60], drives[60:], fps=10, scores=("signal", "stillness"))
 
 
 def actions(controller: MonitoredController, name: str = "blackout") -> tuple[np.ndarray, list[bool]]:

@@ -53,7 +53,9 @@ def energy() -> Energy:
 
 @pytest.fixture(scope="module")
 def monitor() -> SafetyMonitor:
-    return SafetyMonitor.fit(extractor(), drives(0, 40), drives(40, 30), fps=10, energy=energy())
+    told = r"asked for 1 false alarms an hour, but 0\.\d+ hours of calibration promise only \d+\.\d; pass about 1 hours"
+    with pytest.warns(UserWarning, match=told):
+        return SafetyMonitor.fit(extractor(), drives(0, 40), drives(40, 30), fps=10, energy=energy())
 
 
 def run(monitor: SafetyMonitor, episode: Drive) -> list:
@@ -102,6 +104,33 @@ def test_numbers_that_are_not_finite_are_an_alarm(monitor: SafetyMonitor) -> Non
     verdict = monitor.update(episode.frames[1], episode.action[0], np.array([np.nan, 0]))
     assert verdict.alarm
     assert verdict.reasons == ("not-finite",)
+
+
+@pytest.mark.parametrize("part", ["features", "maps", "energy"])
+def test_an_encoder_that_gives_nan_is_an_alarm(
+    monitor: SafetyMonitor, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    episode, lost = drives(80, 1)[0], monitor.streams()
+    assert lost._senses.energy is not None
+    encoder = lost._senses.extractor.encoder
+    places = {"features": (encoder.head, "forward"), "maps": (encoder, "maps")}
+    place, name = places.get(part, (lost._senses.energy.head, "forward"))
+    was = getattr(place, name)
+    monkeypatch.setattr(place, name, lambda *inputs: was(*inputs) * np.nan)
+    verdicts = run(lost, episode)
+    assert [v.alarm for v in verdicts] == [part != "energy" or k >= 3 for k in range(len(verdicts))]
+    assert verdicts[3].reasons == ("not-finite",)
+    with pytest.raises(VidsslError, match="the encoder gives numbers that are not finite"):
+        lost.episode(episode)
+
+
+def test_drives_that_are_not_finite_are_refused(monitor: SafetyMonitor) -> None:
+    good = drives(80, 1)[0]
+    for name in ("action", "proprio"):
+        spoilt = {"action": good.action.copy(), "proprio": good.proprio.copy()}
+        spoilt[name][2, 0] = np.inf
+        with pytest.raises(VidsslError, match=f"episode: {name} is not finite at tick 2"):
+            monitor.episode(Drive(good.frames, **spoilt))
 
 
 def test_saved_and_loaded_says_the_same(monitor: SafetyMonitor, tmp_path: Path) -> None:

@@ -225,6 +225,9 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         main(["--untrained", "control", *options])
     with pytest.raises(VidsslError, match="give either a RUN"):
         main(["--env", "Tiny-v0", "--out", str(tmp_path / "other")])
+    (tmp_path / "file").touch()
+    with pytest.raises(VidsslError, match=r"cannot write .* is no folder; choose another --out"):
+        main(["--untrained", "no-such-encoder", "--out", str(tmp_path / "file" / "ppo")])
 
 
 def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from vidssl.checkpoint import write_config, write_model
 from vidssl.encoders import build_encoder
 from vidssl.errors import VidsslError
 from vidssl.robot import expert
-from vidssl.robot.safety_trials import Arm, Scored, auroc, pooled
+from vidssl.robot.safety_trials import Arm, Scored, Trial, auroc, claim_drives, pooled
 from vidssl.scripts.bench_safety import main
 
 sys.path.append(str(Path(__file__).parents[1] / "robot"))
@@ -55,6 +56,27 @@ def test_whole(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert again[part] == results[part], "the same drives, the same figures"
 
 
+def test_drives_of_others_are_refused(tmp_path: Path) -> None:
+    trial = Trial("tiny_env:Tiny-v0", "test", 0, 2)
+    odd = replace(trial, corruption="freeze", severity=1, start=(2, 4))
+    claim_drives(tmp_path / "a", [trial], "expert")
+    claim_drives(tmp_path / "a", [trial, odd], "expert")
+    claim_drives(tmp_path / "a", [trial], "expert")
+    with pytest.raises(VidsslError, match=r"driver: was 'expert', now 'abc'"):
+        claim_drives(tmp_path / "a", [trial], "abc")
+    with pytest.raises(VidsslError, match=r"env: was 'tiny_env:Tiny-v0', now 'Other-v0'"):
+        claim_drives(tmp_path / "a", [replace(trial, env_id="Other-v0")], "expert")
+    with pytest.raises(VidsslError, match=r"start: was \[2, 4\], now \[3, 5\]"):
+        claim_drives(tmp_path / "a", [trial, replace(odd, start=(3, 5))], "expert")
+    (tmp_path / "b" / trial.name).mkdir(parents=True)
+    (tmp_path / "b" / trial.name / "000000.safetensors").touch()
+    with pytest.raises(VidsslError, match="do not say who drove and where; give another --drives"):
+        claim_drives(tmp_path / "b", [trial], "expert")
+    (tmp_path / "a" / "settings.json").write_text("[1]")
+    with pytest.raises(VidsslError, match=r"settings\.json: damaged"):
+        claim_drives(tmp_path / "a", [trial], "expert")
+
+
 def test_mistakes(tiny_run: Path, tmp_path: Path) -> None:
     with pytest.raises(VidsslError, match=r"unknown corruption 'rain'; .*terrain"):
         bench(tiny_run, tmp_path / "out", "--corruptions", "rain")
@@ -78,3 +100,6 @@ def test_figures_by_hand() -> None:
     assert auroc(np.array([0.0, 1]), np.array([1.0, 2])) == pytest.approx((1 + 1 + 0.5 + 1) / 4)
     early = Scored({"signal": np.array([9.0, 0, 0, 0, 0])}, 2)
     assert arm.compare(usual, [early], start=0)["early"] == 1
+    ended = Scored({"signal": np.zeros(2)}, 2)
+    with pytest.raises(VidsslError, match="all 2 corrupted episodes end before their corruption begins"):
+        arm.compare(usual, [ended, ended], start=0)
