@@ -55,6 +55,7 @@ def stored_value(name: str, feature: dict[str, Any], value: Any) -> Any:
 
 
 def png(picture: np.ndarray) -> bytes:
+    """A picture uint8 [H,W,3], red first, as the bytes of a PNG."""
     import cv2
 
     return bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())

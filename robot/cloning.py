@@ -102,7 +102,7 @@ def load_demonstrations(recording: Recording, count: int | None = None) -> Demon
     if len(episodes) < (count or 0):
         raise VidsslError(
             f"{recording.folder} holds {len(episodes)} demonstrations, {count} were asked for; "
-            "ask for fewer, or record more with `vidssl record … --resume`"
+            "ask for fewer, or record more (`vidssl record … --resume`; a LeRobot data set: into another folder)"
         )
     low, high = (np.asarray(recording.meta[key], np.float32) for key in ("action_low", "action_high"))
     action = np.concatenate([episode.action for episode in episodes])

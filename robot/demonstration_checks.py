@@ -34,7 +34,7 @@ def check_demonstrations(
     if seen != list(image_size):
         raise VidsslError(
             f"{where}: images of {seen[0]}x{seen[1]}, the environment gives {image_size[0]}x{image_size[1]}; "
-            "record others"
+            "record others, or change --size"
         )
 
 

@@ -15,6 +15,7 @@ from vidssl.robot.arms import ARMS, CLONED, Architecture, check_arms
 from vidssl.robot.cloning import CloningConfig
 from vidssl.robot.comparison import CEILING, FLOOR, why_no_expert
 from vidssl.robot.controller_files import identity, is_controller, load_controller
+from vidssl.robot.demonstration_checks import check_demonstrations
 from vidssl.robot.episodes import Recording, open_recording, read_meta
 from vidssl.robot.pixels import episode_seed, find_image
 from vidssl.robot.recording import record
@@ -194,22 +195,8 @@ def _given_demonstrations(config: "Config", image_size: tuple[int, int], no_expe
             raise VidsslError(f"--demo-noise: got {config.demo_noise}; 0 to 2")
         return None
     recording = open_recording(config.demos)
-    for key, wanted in {"env": config.env, "split": "train"}.items():
-        if recording.meta[key] != wanted:
-            raise VidsslError(f"{config.demos}: {key} is {recording.meta[key]!r}, needed {wanted!r}; record others")
     test = {episode_seed(config.seed, index, "test") for index in range(config.episodes)}
-    if shared := test & {episode.seed for episode in recording.episodes}:
-        raise VidsslError(
-            f"{config.demos}: {len(shared)} of its episodes show layouts of this test, e.g. that of seed "
-            f"{min(shared)}; record others with `vidssl record`, or choose another --seed"
-        )
-    if recording.meta.get("policy") == "random":
-        raise VidsslError(f"{config.demos}: policy is 'random', and nothing is learned from that; record an expert")
-    (height, width), seen = image_size, list(recording.meta["image_size"])
-    if list(image_size) != seen:
-        raise VidsslError(
-            f"{config.demos}: images of {seen[0]}x{seen[1]}, the environment gives {height}x{width}; change --size"
-        )
+    check_demonstrations(recording, config.env, image_size, test)
     return recording
 
 
