@@ -13,6 +13,7 @@ B samples, I numbers that a chunk hangs on, C numbers of a chunk, W width.
 """
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -25,7 +26,7 @@ TIME = 64  # numbers that say what time it is
 FASTEST = 100.0  # radians per unit of time, the quickest of its sines
 
 
-class ChunkHead(nn.Module):
+class ChunkHead(nn.Module, ABC):
     """What both heads share: standardised inputs `[B,I]` and a chunk `[B,C]` in, as many numbers out.
 
     Args:
@@ -75,13 +76,13 @@ class ChunkHead(nn.Module):
         """A chunk `[B,C]` each for inputs `[B,I]`, from standard normal noise `[B,C]` in Euler steps."""
         return self.sample_of(self.condition(inputs), noise, steps) * self.scale + self.centre
 
+    @abstractmethod
     def loss_of(self, condition: Tensor, chunk: Tensor) -> Tensor:
         """The loss, of inputs embedded `[B,W]` and standardised chunks `[B,C]`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sample_of(self, condition: Tensor, noise: Tensor, steps: int) -> Tensor:
         """Standardised chunks `[B,C]`."""
-        raise NotImplementedError
 
     def condition(self, inputs: Tensor) -> Tensor:
         """Inputs `[B,I]` -> `[B,W]`; bounded, so that nothing unseen explodes."""

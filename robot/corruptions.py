@@ -16,6 +16,7 @@ Letters: H, W image sides.
 """
 
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -222,7 +223,7 @@ def corrupt_frames(
     return np.stack(shown), began_at
 
 
-class FromAStep(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
+class FromAStep(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs, ABC):
     """Something begins at a step of every episode, which is drawn where a range is given.
 
     Attributes:
@@ -265,11 +266,13 @@ class FromAStep(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
         corrupted = self.steps >= self.began_at
         return self._change(observation) if corrupted else observation, info | {"corrupted": corrupted}
 
+    @abstractmethod
     def _begin(self, observation: Any) -> None:
-        raise NotImplementedError
+        """An episode has begun with this observation."""
 
+    @abstractmethod
     def _change(self, observation: Any) -> Any:
-        raise NotImplementedError
+        """The observation as it is from that step on."""
 
 
 class CorruptedCamera(FromAStep):

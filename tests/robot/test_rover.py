@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -28,20 +28,6 @@ from vidssl.robot.terrain import (
 
 ID = "vidssl/Rover-v0"
 FULL = np.ones(2, np.float32)
-
-
-@pytest.fixture
-def make() -> Iterator[Callable[..., gymnasium.Env]]:
-    """`gymnasium.make` of the rover; what it makes is closed after the test."""
-    made: list[gymnasium.Env] = []
-
-    def maker(**options: Any) -> gymnasium.Env:
-        made.append(gymnasium.make(ID, **options))
-        return made[-1]
-
-    yield maker
-    for env in made:
-        env.close()
 
 
 def drive(env: gymnasium.Env, seed: int, steps: int = 12) -> list[dict[str, np.ndarray]]:

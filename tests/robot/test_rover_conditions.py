@@ -1,6 +1,6 @@
 """The rover's world made harder: difficulties, hills, sand, dusk, dust, noise; and that its default stays as it was."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -27,20 +27,6 @@ ALL: dict[str, Any] = {
     "depth_noise": 1.0,
     "proprio_noise": 1.0,
 }
-
-
-@pytest.fixture
-def make() -> Iterator[Callable[..., gymnasium.Env]]:
-    """`gymnasium.make` of the rover; what it makes is closed after the test."""
-    made: list[gymnasium.Env] = []
-
-    def maker(**options: Any) -> gymnasium.Env:
-        made.append(gymnasium.make(ID, **options))
-        return made[-1]
-
-    yield maker
-    for env in made:
-        env.close()
 
 
 def drive(env: gymnasium.Env, seed: int, steps: int) -> list[dict[str, np.ndarray]]:
