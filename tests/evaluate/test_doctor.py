@@ -8,6 +8,7 @@ import pytest
 
 from vidssl.evaluate.doctor import CAUSES, PATIENCE, Diagnosis, Doctor, Setting, diagnose
 from vidssl.methods import METHODS
+from vidssl.methods.ablation import Ablation
 
 
 def lines(spread: list[float], rank: list[float], **more: Any) -> list[dict[str, float]]:
@@ -196,6 +197,41 @@ def test_what_a_method_has_not_got_is_not_its_cause() -> None:
     finding = diagnose(numbers, setting("wmse", hidden=64)).findings[0]
     assert finding.cause is None
     assert finding.evidence[-1] == "hidden=64 (default 512)"
+
+
+def test_a_predictor_that_is_there_is_not_told_missing() -> None:
+    """Numbers that by themselves speak for a missing predictor: in SimSiam at its defaults something else is wrong."""
+    ranks = [40.0, 8.0, 3.0, 2.0, 2.0, 1.5, 1.5, 1.4]
+    numbers = lines([0.9] * 8, ranks, loss=[0.0, -0.2, -0.4, -0.6, -0.6, -0.7, -0.7, -0.7], feature_rank=9.0)
+    assert diagnose(numbers).findings[0].cause == "predictor"
+    healthy = diagnose(numbers, setting("simsiam")).findings[0]
+    assert (healthy.cause, healthy.known) == (None, False)
+    assert "predictor" not in healthy.advice
+    broken = diagnose(numbers, setting("simsiam", predictor=False)).findings[0]
+    assert (broken.cause, broken.known) == ("predictor", True)
+
+
+SWITCHES = [
+    (name, ablation)
+    for name, method in METHODS.items()
+    for ablation in method.ablations  # type: ignore[attr-defined]
+    if all(isinstance(value, bool) for value in ablation.options.values())
+]
+
+
+@pytest.mark.parametrize(("name", "ablation"), SWITCHES, ids=[f"{name}: {a.name}" for name, a in SWITCHES])
+def test_a_switch_at_its_default_is_no_cause_and_one_thrown_is(name: str, ablation: Ablation) -> None:
+    assert not setting(name).can(ablation.cause)
+    thrown = setting(name, **ablation.options)
+    assert thrown.can(ablation.cause)
+    finding = diagnose(lines(CONSTANT, RANKS, loss=LOSS_SLOWLY), thrown).findings[0]
+    assert (finding.cause, finding.known) == (ablation.cause, True)
+
+
+def test_a_weight_is_a_cause_at_its_default_too() -> None:
+    """Which weights balance the terms depends on the data; a switch does not."""
+    assert setting("vicreg").can("term-balance")
+    assert setting("dino").can("temperature")
 
 
 def test_a_run_without_health_metrics_says_what_is_missing() -> None:

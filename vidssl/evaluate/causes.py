@@ -114,9 +114,17 @@ class Setting:
         return ", ".join(f"{name}={self.options[name]!r} (default {self.defaults.get(name)!r})" for name in names)
 
     def can(self, cause: str) -> bool:
-        """Whether the method could have this cause at all."""
+        """Whether this run could have this cause: the method can be broken so, and no switch is set against it."""
         always = ("momentum", "temperature", "projector")  # a logged number at an extreme speaks for itself
-        return not self.defaults or cause in (*always, *(ablation.cause for ablation in self.ablations))
+        possible = (ablation.cause for ablation in self.ablations if not self._ruled_out(ablation))
+        return not self.defaults or cause in (*always, *possible)
+
+    def _ruled_out(self, ablation: "Ablation") -> bool:
+        """Whether it consists of switches alone, all as the method has them by default."""
+        return all(
+            isinstance(ablated, bool) and self.options.get(name) == self.defaults.get(name)
+            for name, ablated in ablation.options.items()
+        )
 
 
 def name_cause(
