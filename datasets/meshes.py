@@ -9,11 +9,11 @@ V vertices, F triangles. Lengths in metres.
 import hashlib
 import stat
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,11 +71,14 @@ class MeshSet:
         meshes: the usable ones, normalised.
         skipped: name -> why it was left out.
         notes: name -> what is unusual with a mesh that is in (`not watertight: …`).
+        source, limit: what `load_meshes` was asked for; empty and None for meshes from elsewhere.
     """
 
     meshes: list[Mesh]
     skipped: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    source: str = ""
+    limit: int | None = None
 
     def __len__(self) -> int:
         return len(self.meshes)
@@ -113,6 +116,13 @@ class MeshSet:
         _, group = connected_components(links, directed=False)
         training = {group[index] for index, side in enumerate(sides) if side == "train"}
         return ["train" if of in training else "test" for of in group]
+
+    def facts(self, learned: Sequence[Mesh]) -> dict[str, Any]:
+        """What a run folder keeps of its data: where it came from, the number of objects learned from, and a hash of
+        all shapes in their order, so that a run goes on with the same ones only."""
+        keys = "\n".join(geometry_key(row) for row in self._fingerprints)
+        digest = hashlib.sha256(keys.encode()).hexdigest()
+        return {"meshes": self.source, "limit": self.limit, "objects": len(learned), "hash": digest}
 
     @cached_property
     def symmetries(self) -> "dict[str, Symmetry]":
@@ -177,8 +187,8 @@ def load_meshes(
     if str(source) == "default":
         from .solids import make_solid
 
-        return MeshSet([make_solid(seed) for seed in range(limit or DEFAULT_SOLIDS)])
-    found = MeshSet([])
+        return MeshSet([make_solid(seed) for seed in range(limit or DEFAULT_SOLIDS)], source="default", limit=limit)
+    found = MeshSet([], source=str(Path(source)), limit=limit)
     for path, name in _find(Path(source)):
         if len(found) == limit:
             break

@@ -14,6 +14,7 @@ The run folder then holds config.json, model.safetensors, metrics.jsonl and tens
 
 import ast
 import inspect
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -300,14 +301,12 @@ def report(config: Config, outcome: Any, fabric: Any) -> int:
     """Say how it ended and what to do next; returns the exit status."""
     if not fabric.is_global_zero:
         return 0
+    at = f"at step {outcome.step}, saved"
     if outcome.stopped_by == "doctor":
-        print(f"stopped by the doctor at step {outcome.step}, saved; see it drawn: vidssl doctor {config.out}")
-        return 3
-    if outcome.stopped_by:
-        print(
-            f"stopped by {outcome.stopped_by} at step {outcome.step}, saved; go on with the same command and --resume"
-        )
-        return {"SIGTERM": 143}.get(outcome.stopped_by, 130)
-    print(f"{outcome.step} steps in {outcome.seconds / 60:.1f} min -> {config.out}")
-    print(f"next: vidssl evaluate {config.out} DATA   or, in Python: vidssl.load_encoder({str(config.out)!r})")
-    return 0
+        print(f"stopped by the doctor {at}; see it drawn: vidssl doctor {config.out}", file=sys.stderr)
+    elif outcome.stopped_by:
+        print(f"stopped by {outcome.stopped_by} {at}; go on with the same command and --resume", file=sys.stderr)
+    else:
+        print(f"{outcome.step} steps in {outcome.seconds / 60:.1f} min -> {config.out}")
+        print(f"next: vidssl evaluate {config.out} DATA   or, in Python: vidssl.load_encoder({str(config.out)!r})")
+    return outcome.exit_status

@@ -11,7 +11,7 @@ With --probe a linear model on the frozen features tells kinds of objects that n
 encoder and shape statistics. A kind is the family of a generated solid, or the first folder that a mesh lies in.
 
 In Python: `encoder = vidssl.encoders.points.load_point_encoder("runs/points")`, then `encoder(points)` of float32
-`[B,P,3]` is `[B,D]`.
+`[B,P,3]` is `[B,D]`. A run that was stopped goes on with the same command and --resume.
 """
 
 import sys
@@ -72,10 +72,12 @@ class Config:
     """probe the trained encoder; writes probe.json into the run folder"""
     seed: int = 0
     """of everything random"""
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """go on with the run in --out from its last checkpoint; the same views are rendered again"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The `vidssl pretrain-points` command."""
+    """The `vidssl pretrain-points` command; returns its exit status (143 or 130 when a signal stopped it)."""
     return run(tyro.cli(Config, args=argv, prog="vidssl pretrain-points", description=__doc__))
 
 
@@ -84,16 +86,18 @@ def run(config: Config) -> int:
     import torch
 
     from vidssl.datasets.mesh_views import MeshRenderer
-    from vidssl.datasets.meshes import load_meshes
     from vidssl.datasets.view_clouds import CloudLoader, draw_view_clouds
     from vidssl.datasets.view_groups import SIZE, crop_camera
     from vidssl.encoders import build_encoder
     from vidssl.encoders.points import build_point_encoder
     from vidssl.methods.point_contrast import PointContrast
+    from vidssl.scripts.mesh_reading import read_meshes
+    from vidssl.scripts.pretrain import check_run
     from vidssl.train import Budget, TrainConfig, fit, make_fabric
 
     minutes = 4.0 if config.steps is config.minutes is None else config.minutes
     budget = Budget(config.steps, None, minutes)
+    check_run(config.out, config.resume)  # said before the views are rendered
     fabric = make_fabric(config.device, 1, config.precision)
     torch.manual_seed(config.seed)
     encoder = build_point_encoder(config.encoder, config.dim)
@@ -101,9 +105,7 @@ def run(config: Config) -> int:
     method = PointContrast(encoder, pictures, learn=config.learn)
     if config.points < encoder.fewest:
         raise VidsslError(f"--points: got {config.points}; {config.encoder} needs at least {encoder.fewest} a cloud")
-    meshes = load_meshes(config.meshes, config.limit)
-    for name, reason in meshes.skipped.items():
-        print(f"left out: {name}: {reason}", file=sys.stderr)
+    meshes = read_meshes(config.meshes, config.limit)
     train = meshes.split("train")
     if config.probe:
         check_kinds([mesh.name for mesh in train], [mesh.name for mesh in meshes.split("test")])
@@ -113,7 +115,7 @@ def run(config: Config) -> int:
         "encoder": {"name": config.encoder, "dim": config.dim},
         "method": {"name": "vidssl.methods.point_contrast:PointContrast", "options": {"learn": config.learn}},
         "pictures": None if pictures is None else config.pictures,
-        "data": {"meshes": config.meshes, "limit": config.limit, "objects": len(train), "views": config.views},
+        "data": meshes.facts(train) | {"views": config.views},
         "batch": {"objects": config.batch_size, "points": config.points},
         "seed": config.seed,
     }
@@ -125,15 +127,14 @@ def run(config: Config) -> int:
         budget,
         TrainConfig(lr=config.lr, precision=config.precision, seed=config.seed),
         run_config=run_config,
+        resume=config.resume,
     )
     print(f"{config.out}: {outcome.step} steps in {outcome.seconds:.0f} s on {len(train)} objects")
     if outcome.stopped_by:
-        print(
-            f"stopped by {outcome.stopped_by} before the budget was spent{', not probed' if config.probe else ''}; the "
-            "encoder so far is saved",
-            file=sys.stderr,
-        )
-        return {"SIGTERM": 143}.get(outcome.stopped_by, 130)
+        probed = ", not probed" if config.probe else ""
+        then = "go on with the same command and --resume"
+        print(f"stopped by {outcome.stopped_by}, saved{probed}; {then}", file=sys.stderr)
+        return outcome.exit_status
     if config.probe:
         report(config.out, probe(config, meshes, seen))
     return 0

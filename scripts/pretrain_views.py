@@ -68,10 +68,10 @@ def run(config: Config) -> int:
     import torch
 
     from vidssl.datasets.mesh_views import MeshRenderer
-    from vidssl.datasets.meshes import load_meshes
     from vidssl.datasets.view_groups import SIZE, PairLoader, crop_camera, draw_view_groups
     from vidssl.encoders import build_encoder
     from vidssl.methods import find_method
+    from vidssl.scripts.mesh_reading import read_meshes
     from vidssl.scripts.pretrain import check_run, default_encoder, method_options
     from vidssl.train import Budget, TrainConfig, fit, make_fabric
 
@@ -86,9 +86,7 @@ def run(config: Config) -> int:
     torch.manual_seed(config.seed)
     size = (SIZE, SIZE)
     method = method_class(build_encoder(encoder_name, size), method_class.default_views(size), **options)
-    meshes = load_meshes(config.meshes)
-    for name, reason in meshes.skipped.items():
-        print(f"left out: {name}: {reason}", file=sys.stderr)
+    meshes = read_meshes(config.meshes)
     train = meshes.split("train")
     renderer = MeshRenderer(train, crop_camera())
     drawn = draw_view_groups(renderer, config.groups, 4, (0.0, config.degrees), config.seed, config.centre)
@@ -101,7 +99,7 @@ def run(config: Config) -> int:
         "fps": None,
         "clip": {"frames": 2, "stride": 1, "batch_size": config.batch_size},
         "method": {"name": config.method, "options": options, "views": asdict(method.views)},
-        "data": {"objects": len(train), "groups": config.groups, "degrees": config.degrees, "centre": config.centre},
+        "data": meshes.facts(train) | {"groups": config.groups, "degrees": config.degrees, "centre": config.centre},
         "seed": config.seed,
     }
     outcome = fit(
@@ -117,5 +115,5 @@ def run(config: Config) -> int:
     print(f"{config.out}: {outcome.step} steps in {outcome.seconds:.0f} s on {len(train)} objects")
     if outcome.stopped_by:
         print(f"stopped by {outcome.stopped_by}, saved; go on with the same command and --resume", file=sys.stderr)
-        return {"SIGTERM": 143}.get(outcome.stopped_by, 130)
+        return outcome.exit_status
     return 0

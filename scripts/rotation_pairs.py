@@ -18,7 +18,6 @@ has X_a and X_b (depth float32 [n,S,S], metres, 0 = no return), X_R (float32 [n,
 axes), X_object (int64 [n]), and one K for all. `vidssl.datasets.rotation_pairs.load_pairs` reads it.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -63,14 +62,12 @@ def main(argv: list[str] | None = None) -> int:
     config = tyro.cli(Config, args=argv, prog="vidssl rotation-pairs", description=__doc__)
     from vidssl.datasets.depth_sensor import SENSORS
     from vidssl.datasets.mesh_views import MeshRenderer, PinholeCamera
-    from vidssl.datasets.meshes import load_meshes
     from vidssl.datasets.rotation_pairs import check_target, draw_pairs, save_pairs
+    from vidssl.scripts.mesh_reading import read_meshes
 
     check_target(config.out)  # before an hour's work rather than after
     camera = PinholeCamera(config.size, config.focal, config.distance)
-    found = load_meshes(config.meshes, config.limit)
-    for name, reason in found.skipped.items():
-        print(f"left out: {name}: {reason}", file=sys.stderr)
+    found = read_meshes(config.meshes, config.limit)
     renderer = MeshRenderer(found.split(config.split), camera)
     sets = {}
     for number, (prefix, (sensor, degrees)) in enumerate(SETS.items()):

@@ -12,7 +12,6 @@ trained on views of the training split; judged on pairs of the test split. It pr
 nine numbers of the matrix and of the rotation vector, and degrees, for each range of angles.
 """
 
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -78,9 +77,9 @@ def run(config: Config) -> list[dict[str, Any]]:
     """
     from vidssl.checkpoint import check_writable
     from vidssl.datasets.mesh_views import MeshRenderer
-    from vidssl.datasets.meshes import load_meshes
     from vidssl.datasets.view_groups import crop_camera, draw_view_groups
     from vidssl.evaluate.rotation_probe import group_pairs, rotation_probe
+    from vidssl.scripts.mesh_reading import read_meshes
 
     for name, least in (("groups", 4), ("epochs", 1)):
         if (number := getattr(config, name)) < least:
@@ -88,9 +87,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     if config.out is not None:
         check_writable(config.out)
     compared = arms(config.runs)
-    meshes = load_meshes(config.meshes)
-    for name, reason in meshes.skipped.items():
-        print(f"left out: {name}: {reason}", file=sys.stderr)
+    meshes = read_meshes(config.meshes)
     drawn = {}
     for which, groups in (("train", config.groups), ("test", config.groups // 4)):
         renderer = MeshRenderer(meshes.split(which), crop_camera())

@@ -67,7 +67,7 @@ class Config:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The `vidssl train-rotation` command."""
+    """The `vidssl train-rotation` command; returns its exit status (143 or 130 when a signal stopped it)."""
     return run(tyro.cli(Config, args=argv, prog="vidssl train-rotation", description=__doc__))
 
 
@@ -76,11 +76,13 @@ def run(config: Config) -> int:
     import torch
 
     from vidssl.datasets.mesh_views import MeshRenderer
-    from vidssl.datasets.meshes import MeshSet, load_meshes
+    from vidssl.datasets.meshes import MeshSet
     from vidssl.datasets.view_batches import ViewBatches
     from vidssl.errors import VidsslError
     from vidssl.rotation.calibration import FEWEST, FEWEST_OBJECTS
     from vidssl.rotation.training import RotationLearner
+    from vidssl.scripts.mesh_reading import read_meshes
+    from vidssl.scripts.pretrain import check_run
     from vidssl.train import Budget, TrainConfig, fit, make_fabric
 
     minutes = 50.0 if config.steps is config.minutes is None else config.minutes
@@ -88,9 +90,8 @@ def run(config: Config) -> int:
     fabric = make_fabric(config.device, 1, config.precision)
     if config.calibration < FEWEST:
         raise VidsslError(f"--calibration: got {config.calibration} pairs; at least {FEWEST} are needed")
-    found = load_meshes(config.meshes, config.limit)
-    for name, reason in found.skipped.items():
-        print(f"left out: {name}: {reason}", file=sys.stderr)
+    check_run(config.out, config.resume)  # said before the meshes are read
+    found = read_meshes(config.meshes, config.limit)
     train = found.split("train")
     sides = MeshSet(train).sides(seed=1, test_share=0.1)  # by shape, as the test split
     learned, held = ([mesh for mesh, s in zip(train, sides, strict=True) if s == side] for side in ("train", "test"))
@@ -105,7 +106,7 @@ def run(config: Config) -> int:
         "kind": "rotation",
         "network": asdict(config.network),
         "energy": asdict(config.energy),
-        "data": {"meshes": config.meshes, "objects": len(learned), "held": len(held), "limit": config.limit},
+        "data": found.facts(learned) | {"held": len(held)},
         "batch": {"objects": config.objects, "views": config.views},
         "seed": config.seed,
     }
@@ -122,8 +123,9 @@ def run(config: Config) -> int:
     )
     print(f"{config.out}: {outcome.step} steps in {outcome.seconds:.0f} s on {len(learned)} objects")
     if outcome.stopped_by:
-        print(f"stopped by {outcome.stopped_by}, not calibrated; go on with --resume", file=sys.stderr)
-        return 0
+        then = "go on with the same command and --resume"
+        print(f"stopped by {outcome.stopped_by}, saved, not calibrated; {then}", file=sys.stderr)
+        return outcome.exit_status
     _calibrate(config, held)
     return 0
 

@@ -51,12 +51,10 @@ class Config:
 
 def main(argv: list[str] | None = None) -> int:
     """The `vidssl train-views2d` command."""
-    from vidssl.datasets.meshes import load_meshes
+    from vidssl.scripts.mesh_reading import read_meshes
 
     config = tyro.cli(Config, args=argv, prog="vidssl train-views2d", description=__doc__)
-    meshes = load_meshes(config.meshes)
-    for name, reason in meshes.skipped.items():
-        print(f"left out: {name}: {reason}", file=sys.stderr)
+    meshes = read_meshes(config.meshes)
     train_views(
         meshes,
         config.out,
@@ -123,7 +121,7 @@ def train_views(
         )
         estimator = ViewsEstimator(network)
         described = {"minutes": minutes, "groups": len(images), "centre": centre, "seed": seed, "precision": precision}
-        estimator.save(out, {"train": described | {"stopped_by": stop.name}, "objects": len(learned)})
+        estimator.save(out, {"train": described | {"stopped_by": stop.name}, "data": meshes.facts(learned)})
     if stop.name:
         print(f"stopped by {stop.name} before the {minutes:g} minutes were over; saved in {out}", file=sys.stderr)
     found = evaluate_views(estimator, judging)

@@ -124,6 +124,11 @@ class Outcome:
     seconds: float
     stopped_by: str | None = None
 
+    @property
+    def exit_status(self) -> int:
+        """Of a command that ends so: 143 after SIGTERM, 130 after another signal, 3 after the doctor, otherwise 0."""
+        return 0 if self.stopped_by is None else {"SIGTERM": 143, "doctor": 3}.get(self.stopped_by, 130)
+
 
 def make_fabric(device: str = "auto", devices: int = 1, precision: str = "32") -> Any:
     """The Fabric engine: one process, `devices` processes here, or those that torchrun or SLURM started.

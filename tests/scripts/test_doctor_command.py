@@ -71,7 +71,7 @@ def test_pretrain_stops_saves_and_says_why(videos: Path, tmp_path: Path, capsys:
     broken = ["--options", "predictor=False"]
     assert pretrain(videos, run, "--doctor", "stop", *broken) == 3
     output = capsys.readouterr()
-    assert "stopped by the doctor at step 50, saved" in output.out  # steps 10 to 50 agree
+    assert "stopped by the doctor at step 50, saved" in output.err  # steps 10 to 50 agree
     assert "likely cause: no predictor (a setting of this run)" in output.err
     assert (run / "model.safetensors").exists()
     first = findings(run)

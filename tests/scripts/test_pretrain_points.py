@@ -1,12 +1,14 @@
 """From a folder of meshes to an encoder of point clouds, and to what a probe of unseen objects says of it."""
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from vidssl.datasets.view_clouds import CloudLoader
 from vidssl.encoders.points import DGCNN, load_point_encoder
 from vidssl.errors import VidsslError
 from vidssl.scripts import pretrain_points
@@ -57,7 +59,7 @@ def test_a_stopped_training_is_not_probed(
     monkeypatch.setattr("vidssl.train.fit", lambda *_, **__: Outcome(1, 0.5, "SIGTERM"))
     given = [str(meshes), "--out", str(tmp_path), "--learn", "views", "--steps", "3", "--probe", *SMALL]
     assert pretrain_points.main(given) == 143
-    assert "stopped by SIGTERM before the budget was spent, not probed" in capsys.readouterr().err
+    assert "stopped by SIGTERM, saved, not probed; go on with the same command and --resume" in capsys.readouterr().err
     assert not (tmp_path / "probe.json").exists()
 
 
@@ -66,6 +68,34 @@ def test_the_same_command_gives_the_same_weights(meshes: Path, tmp_path: Path) -
         given = [str(meshes), "--out", str(tmp_path / name), "--learn", "views", "--steps", "2", *SMALL]
         assert pretrain_points.main(given) == 0
     one, two = (load_point_encoder(tmp_path / name).state_dict() for name in ("one", "two"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_stopped_training_goes_on_with_the_same_meshes_only(
+    meshes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = ["--learn", "views", "--steps", "2", *SMALL]
+    assert pretrain_points.main([str(meshes), "--out", str(tmp_path / "whole"), *more]) == 0
+    given = ["--out", str(tmp_path / "run"), *more]
+    batch = CloudLoader.batch
+
+    def stopping(self: CloudLoader, step: int) -> object:
+        signal.raise_signal(signal.SIGTERM)  # as from outside, during the first step
+        return batch(self, step)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(CloudLoader, "batch", stopping)
+        assert pretrain_points.main([str(meshes), *given]) == 143
+    with pytest.raises(VidsslError, match="holds a run already; pass --resume"):
+        pretrain_points.main(["nowhere", *given])  # before the meshes are read
+    path = meshes / "bars" / "0.obj"
+    before = path.read_text()
+    path.write_text(before.replace("v -0", "v -1"))  # as many objects, one of another shape
+    with pytest.raises(VidsslError, match=r'started with other settings \(data: was .*"hash"'):
+        pretrain_points.main([str(meshes), *given, "--resume"])
+    path.write_text(before)
+    assert pretrain_points.main([str(meshes), *given, "--resume"]) == 0
+    one, two = (load_point_encoder(tmp_path / name).state_dict() for name in ("whole", "run"))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 

@@ -47,7 +47,7 @@ def test_training_on_pairs_leaves_a_run_that_estimates(meshes: Path, tmp_path: P
         train_views2d.train_views(load_meshes(meshes), out, 0.03)
     with pytest.raises(VidsslError, match="got minutes=0, groups=16000; give minutes above 0"):
         train_views2d.train_views(load_meshes(meshes), tmp_path / "other", 0)
-    assert read_config(out)["objects"] == len(load_meshes(meshes).split("train"))
+    assert read_config(out)["data"]["objects"] == len(load_meshes(meshes).split("train"))
 
 
 def test_mistakes_are_told_before_the_training(meshes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
