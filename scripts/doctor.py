@@ -3,7 +3,8 @@
 Reads metrics.jsonl and config.json of every RUN; prints the verdict, its evidence and what to change, and draws them
 into RUN/doctor.png: the loss, how far outputs scatter (spread) and in how many directions (rank), the terms of the
 loss, with the moment of collapse marked. Constant collapse: all inputs get one output. Dimensional: outputs differ in a
-few directions only. "Embeddings" are what the loss compares, "features" what the run exports.
+few directions only. "Embeddings" are what the loss compares, "features" what the run exports; few directions of the
+embeddings alone are a warning.
 
 Example:
 
@@ -83,6 +84,7 @@ def report(run: Path, lines: list[dict[str, Any]], diagnosis: Diagnosis, setting
         "unknown": "cannot tell",
         "constant": "CONSTANT COLLAPSE: all inputs get nearly one output",
         "dimensional": "DIMENSIONAL COLLAPSE: outputs differ in a few directions only",
+        "projector": "warning, projector collapse: few directions behind the projector, the features before it stand",
     }[diagnosis.verdict]
     method = f" ({setting.method})" if setting is not None else ""
     told = [f"{run}{method}, {int(lines[-1]['step'])} steps: {said}"]

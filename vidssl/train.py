@@ -29,7 +29,7 @@ from vidssl.checkpoint import read_config, read_state, replacing, write_config, 
 from vidssl.core.random import mix_ints
 from vidssl.device import choose_device
 from vidssl.errors import VidsslError
-from vidssl.evaluate.doctor import Doctor, Setting
+from vidssl.evaluate.doctor import EARLY, Doctor, Setting
 from vidssl.progress import TrainingDisplay
 
 
@@ -124,11 +124,6 @@ class Outcome:
     seconds: float
     stopped_by: str | None = None
 
-    @property
-    def exit_status(self) -> int:
-        """Of a command that ends so: 143 after SIGTERM, 130 after another signal, 3 after the doctor, otherwise 0."""
-        return 0 if self.stopped_by is None else {"SIGTERM": 143, "doctor": 3}.get(self.stopped_by, 130)
-
 
 def make_fabric(device: str = "auto", devices: int = 1, precision: str = "32") -> Any:
     """The Fabric engine: one process, `devices` processes here, or those that torchrun or SLURM started.
@@ -195,7 +190,8 @@ def fit(
         run_config: what `load_encoder` needs, and what a resumed run must share with its first part.
         resume: go on from the last checkpoint of `run`.
         monitor: called with the method every `monitor_every` steps; its numbers are logged.
-        doctor: what a collapse does: a warning and a line in `doctor.jsonl`, the end of the run too, or nothing.
+        doctor: what a collapse does: a warning and a line in `doctor.jsonl`, the end of the run too where it lasts
+            beyond `EARLY` of the budget, or nothing.
     Raises:
         VidsslError: a run folder in use, a resumed run that differs from its first part, a loss or gradient that is not
             finite, a disk that is full. Before the first checkpoint it leaves the folder free for another start.
@@ -206,7 +202,7 @@ def fit(
     model, optimizer = fabric.setup(_Loss(method), optimizer)
     total = budget.total_steps(loader.steps_per_epoch)
     batches = loader.batches(step * config.accumulate)
-    waited, first_step = 0.0, step
+    waited, first_step, clipped = 0.0, step, 0
 
     def save(seconds: float) -> None:
         if fabric.is_global_zero:
@@ -252,6 +248,7 @@ def fit(
                     f"the gradient is not finite at step {step}, the loss is {value}. "
                     f"Lower --lr, or use --precision 32; {_kept(run)}"
                 )
+            clipped += float(norm) > config.clip_norm
             optimizer.step()
             optimizer.zero_grad()
             if hasattr(method, "after_step"):
@@ -265,9 +262,10 @@ def fit(
             if step % config.log_every == 0 or step in (1, total):  # the first: what the untrained network was like
                 numbers = {name: float(metric) for name, metric in metrics.items()}
                 timing = {"seconds": spent, "steps_per_second": rate, "data_wait": wait}
-                line = {"loss": value, "lr": lr, "gradient_norm": float(norm), **numbers, **timing}
+                share = clipped / (step - first_step)
+                line = {"loss": value, "lr": lr, "gradient_norm": float(norm), "clipped_steps": share, **numbers, **timing}
                 log.write(step, line)
-                if ward is not None and ward.collapses(step, line) and doctor == "stop":
+                if ward is not None and ward.collapsed(step, line) and doctor == "stop" and fraction >= EARLY:
                     stop.name = stop.name or "doctor"
             if monitor is not None and fabric.is_global_zero and (step % config.monitor_every == 0 or step == total):
                 log.write(step, monitor(method))
@@ -459,14 +457,14 @@ class _Ward:
             with replacing(self.path) as temporary:
                 temporary.write_text("".join(json.dumps(finding.as_json()) + "\n" for finding in findings))
 
-    def collapses(self, step: int, metrics: dict[str, float]) -> bool:
-        """Reads a line of metrics; a finding is written, and told on stderr."""
+    def collapsed(self, step: int, metrics: dict[str, float]) -> bool:
+        """Reads a line of metrics; a finding is written, and told on stderr. Whether the run stands collapsed now."""
         findings = self.doctor.read({"step": step, **metrics})
         for finding in findings:
             with self.path.open("a") as file:
                 file.write(json.dumps(finding.as_json()) + "\n")
             print(f"doctor: {finding.text()}", file=sys.stderr, flush=True)
-        return bool(findings)
+        return self.doctor.collapsed
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -40,11 +40,50 @@ def test_constant_collapse_is_sure_at_the_fifth_line_below_the_limit() -> None:
     assert "constant collapse of the embeddings (projector)" in finding.text()
 
 
+FEW = [40.0, 8.0, 3.0, 2.0, 2.0, 1.5, 1.5, 1.4]  # directions: below 5 and a quarter of 40 from the third line on
+
+
 def test_dimensional_collapse_keeps_its_spread() -> None:
-    ranks = [40.0, 8.0, 3.0, 2.0, 2.0, 1.5, 1.5, 1.4]
-    diagnosis = diagnose(lines([0.9] * 8, ranks))
+    diagnosis = diagnose(lines([0.9] * 8, [30.0] * 8, feature_rank=FEW))
     assert diagnosis.verdict == "dimensional"
-    assert [(f.step, f.kind, f.where) for f in diagnosis.findings] == [(70, "dimensional", "embedding")]
+    assert [(f.step, f.kind, f.where, f.warning) for f in diagnosis.findings] == [(70, "dimensional", "feature", False)]
+
+
+def test_few_directions_of_the_projector_alone_are_a_warning() -> None:
+    """The head is thrown away; where the setting is known to collapse, or the encoder follows, it is no warning."""
+    diagnosis = diagnose(lines([0.9] * 8, FEW))
+    assert diagnosis.verdict == "projector"
+    (finding,) = diagnosis.findings
+    assert (finding.step, finding.kind, finding.where, finding.warning) == (70, "dimensional", "embedding", True)
+    assert finding.text().startswith("step 70: warning, projector collapse: few directions of the embeddings")
+    assert diagnose(lines([0.9] * 8, FEW), setting("vicreg", covariance=0.0)).verdict == "dimensional"
+    assert diagnose(lines([0.9] * 8, FEW, feature_rank=FEW)).verdict == "dimensional"
+
+
+def test_what_may_end_a_run_is_a_collapse_that_lasts() -> None:
+    doctor = Doctor()
+    for line in lines(CONSTANT, RANKS):
+        doctor.read(line)
+        assert doctor.collapsed == (line["step"] >= 70)
+    doctor.read(lines([0.9], [20.0])[0])  # and not once it has recovered, nor for a projector's few directions
+    assert not doctor.collapsed
+    warned = Doctor()
+    assert [finding.warning for line in lines([0.9] * 8, FEW) for finding in warned.read(line)] == [True]
+    assert not warned.collapsed
+
+
+def test_a_hinge_that_is_never_met_drowns_the_rest() -> None:
+    """VICReg's: 256 dims of 32 clips; the note needs both the share and a term far from nothing."""
+    terms = {"share_variance": 0.85, "term_variance": 0.65}
+    numbers = lines([0.9] * 8, [20.0] * 8, **terms)
+    (note,) = diagnose(numbers).notes
+    assert note.startswith("one term drowns the others: variance is 0.85 of the loss from step 50 on, and term")
+    assert note.endswith("lower its weight (--options variance=…), or train longer")
+    run = {"method": {"name": "vicreg"}, "clip": {"batch_size": 32}}
+    (note,) = diagnose(numbers, Setting.of(run)).notes
+    assert "32 clips vary in 31 directions at most, and 256 dims are to be apart: fewer dims (--options dim=" in note
+    assert not diagnose(lines([0.9] * 8, [20.0] * 8, **terms | {"term_variance": 0.3})).notes
+    assert not diagnose(lines([0.9] * 8, [20.0] * 8, **terms | {"share_variance": 0.6})).notes
 
 
 def test_the_encoder_can_collapse_behind_a_projector_that_stands() -> None:

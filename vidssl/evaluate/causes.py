@@ -59,12 +59,14 @@ class Setting:
         options: in use.
         defaults: of the method; empty for one that cannot be imported.
         ablations: of the method.
+        batch_size: clips a batch, None where it isn't known.
     """
 
     method: str
     options: Mapping[str, Any]
     defaults: Mapping[str, Any]
     ablations: "tuple[Ablation, ...]"
+    batch_size: int | None = None
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Setting | None":
@@ -85,7 +87,8 @@ class Setting:
         given = {
             key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
         }  # JSON has lists
-        return cls(name, defaults | given, defaults, getattr(method, "ablations", ()))
+        batch_size = config.get("clip", {}).get("batch_size")
+        return cls(name, defaults | given, defaults, getattr(method, "ablations", ()), batch_size)
 
     def ablation(self, kind: Collapse | None = None) -> "Ablation | None":
         """The ablation that the options amount to; of several, one that leads to `kind`, then the most special."""

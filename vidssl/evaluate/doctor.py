@@ -3,11 +3,13 @@
     metrics line ──symptom──> constant | dimensional, in the embeddings or the features
                  ──causes───> a setting known to collapse, or what the numbers speak for
                  ──────────> Finding: step, evidence, advice; told once
+                 ──verdict──> how it stands now: what `--doctor stop` asks, once EARLY of the budget is spent
 
 Constant collapse: all inputs get one output, the spread goes to 0. Dimensional collapse: outputs differ, in a few
 directions only, the effective rank goes to 1 (Hua et al. 2021, arXiv 2105.00470; Jing et al. 2022, arXiv 2110.09348).
 Embeddings are what the loss compares (a projector's output), features are what the run exports; a projector can
-collapse while the encoder before it still stands.
+collapse while the encoder before it still stands. Few directions behind the projector alone are a warning: the head is
+thrown away, and what is exported is often as good as ever (MoCo at its defaults ends so on generated videos).
 
 The thresholds below were set on runs of `python -m vidssl.scripts.bench_doctor` with seeds 0, 1 and 2: in runs that
 stood the least over any five lines was 6.5 directions (3.6 for one of SwAV stuck at a guess), 0.31 of the largest
@@ -18,6 +20,7 @@ Python: reading a line takes microseconds.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import mean
 from typing import Any, Literal
 
 from vidssl.evaluate.causes import CAUSES, Collapse, Setting, Where, name_cause
@@ -25,7 +28,7 @@ from vidssl.evaluate.causes import CAUSES, Collapse, Setting, Where, name_cause
 __all__ = ["CAUSES", "Diagnosis", "Doctor", "Finding", "Setting", "diagnose"]
 
 Line = Mapping[str, float]
-Verdict = Literal["constant", "dimensional", "healthy", "unknown"]
+Verdict = Literal["constant", "dimensional", "projector", "healthy", "unknown"]
 SIDES: tuple[Where, ...] = ("embedding", "feature")
 
 PATIENCE = 5  # lines in a row that must agree: batches differ, and a start may stumble
@@ -33,6 +36,8 @@ CONSTANT_SPREAD = 0.2  # unit outputs nearer together than this, having lost thr
 DIMENSIONAL_RANK = 5.0  # directions, having lost three quarters of those they once had
 SUSPICION = 1.5  # times both limits where the setting is known to collapse: then less evidence will do
 NEVER_SPREAD = 0.02  # unit outputs that were never further apart than this, and do not move apart
+EARLY = 0.3  # share of a run's budget before which nothing is stopped: methods fall at their start and recover
+DROWNS, UNMET = 0.8, 0.5  # a variance term's share of the loss, and its value, 1 where all outputs agree
 SHRUNK = 0.2  # of the embeddings' largest scale, where terms of the loss, not a normalisation, are to hold it
 
 
@@ -48,6 +53,7 @@ class Finding:
         known: the cause is a setting of the run; False: inferred from the numbers.
         evidence: sentences with the numbers.
         advice: what to change.
+        warning: the projector alone has few directions, and no setting known to collapse: no reason to stop.
     """
 
     step: int
@@ -57,6 +63,7 @@ class Finding:
     known: bool
     evidence: tuple[str, ...]
     advice: str
+    warning: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -65,6 +72,7 @@ class Finding:
     def text(self) -> str:
         """A few lines for a terminal."""
         place = "embeddings (projector)" if self.where == "embedding" else "features (encoder)"
+        what = "warning, projector collapse: few directions" if self.warning else f"{self.kind} collapse"
         told = "no setting and no number speaks for one cause"
         if self.cause is not None:
             told = (
@@ -72,7 +80,7 @@ class Finding:
             )
         return "\n".join(
             [
-                f"step {self.step}: {self.kind} collapse of the {place}",
+                f"step {self.step}: {what} of the {place}",
                 f"  likely cause: {told}",
                 *(f"  - {sentence}" for sentence in self.evidence),
                 f"  to do: {self.advice}",
@@ -85,7 +93,8 @@ class Diagnosis:
     """What a whole run's lines say.
 
     Attributes:
-        verdict: `"constant"`, `"dimensional"` or `"healthy"`, as of the last lines; `"unknown"`: too few numbers.
+        verdict: `"constant"`, `"dimensional"`, `"projector"` (a warning: see `Finding`) or `"healthy"`, as of the last
+            lines; `"unknown"`: too few numbers.
         findings: in order; one that is not the verdict at the end has been recovered from.
         notes: what is missing, or worth knowing.
     """
@@ -104,7 +113,8 @@ class Doctor:
 
     def __init__(self, setting: Setting | None = None) -> None:
         self.setting = setting
-        self.limit = SUSPICION if setting is not None and setting.ablation() is not None else 1.0
+        self.known = setting is not None and setting.ablation() is not None
+        self.limit = SUSPICION if self.known else 1.0
         self.lines: list[Line] = []
         self.told: set[tuple[str, str]] = set()
 
@@ -122,11 +132,29 @@ class Doctor:
             found.append(self._finding(where, kind))
         return found
 
+    @property
+    def verdict(self) -> Verdict:
+        """How the run stands at the last line read."""
+        if len(self.lines) < PATIENCE:
+            return "unknown"
+        embedding, feature = (symptom(self.lines, where, self.limit) for where in SIDES)
+        if "constant" in (embedding, feature):
+            return "constant"
+        if feature is not None or (embedding is not None and self.known):
+            return "dimensional"
+        return "projector" if embedding is not None else "healthy"
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the run stands so badly that it may as well end."""
+        return self.verdict in ("constant", "dimensional")
+
     def _finding(self, where: Where, kind: Collapse) -> Finding:
         cause, known, reasons, advice = name_cause(self.lines, where, kind, self.setting)
         words = _symptom_in_words(self.lines, where, kind, self.limit)
         evidence = (*words, *_other_side(self.lines, where, self.limit), *reasons)
-        return Finding(int(self.lines[-1]["step"]), kind, where, cause, known, evidence, advice)
+        warning = self.verdict == "projector"
+        return Finding(int(self.lines[-1]["step"]), kind, where, cause, known, evidence, advice, warning)
 
 
 def diagnose(lines: Iterable[Line], setting: Setting | None = None) -> Diagnosis:
@@ -149,7 +177,8 @@ def diagnose(lines: Iterable[Line], setting: Setting | None = None) -> Diagnosis
     notes = []
     if not _has(doctor.lines, "embedding_spread"):
         notes.append("the method logs no embeddings: only what it exports is judged")
-    verdict = _worst(doctor.lines, doctor.limit) or "healthy"
+    verdict = doctor.verdict
+    notes += _drowned(doctor.lines, setting)
     if findings and verdict == "healthy":
         notes.append("the run recovered by its end")
     if verdict == "healthy" and setting is not None and (ablation := setting.ablation()) is not None:
@@ -178,9 +207,24 @@ def _shrunk(lines: Sequence[Line]) -> bool:
     return terms > 1 and len(scale) >= PATIENCE and max(scale[-PATIENCE:]) < SHRUNK * max(scale)
 
 
-def _worst(lines: Sequence[Line], limit: float) -> Collapse | None:
-    kinds = [kind for where in SIDES if (kind := symptom(lines, where, limit)) is not None]
-    return "constant" if "constant" in kinds else next(iter(kinds), None)
+def _drowned(lines: Sequence[Line], setting: Setting | None) -> list[str]:
+    """A hinge on deviations that is never nearly met: it takes most of the loss, whatever else is asked for."""
+    half = lines[len(lines) // 2 :]  # the first half is for getting there
+    share, term = _series(half, "share_variance"), _series(half, "term_variance")
+    if not share or not term or mean(share) <= DROWNS or min(term) <= UNMET:
+        return []
+    told = (
+        f"one term drowns the others: variance is {mean(share):.2g} of the loss from step {int(half[0]['step'])} on,"
+        f" and term_variance never below {min(term):.2g} of 1: deviations stay far from their target"
+    )
+    dim = None if setting is None else setting.options.get("dim")
+    clips = None if setting is None else setting.batch_size
+    if dim is not None and clips is not None and dim >= clips:
+        return [
+            f"{told}; {clips} clips vary in {clips - 1} directions at most, and {dim} dims are to be apart: fewer dims"
+            f" (--options dim=…, now {dim}), or a larger --batch-size"
+        ]
+    return [f"{told}; lower its weight (--options variance=…), or train longer"]
 
 
 def _symptom_in_words(lines: Sequence[Line], where: Where, kind: Collapse, limit: float) -> list[str]:
