@@ -124,6 +124,11 @@ class Outcome:
     seconds: float
     stopped_by: str | None = None
 
+    @property
+    def exit_status(self) -> int:
+        """Of a command that ends so: 143 after SIGTERM, 130 after another signal, 3 after the doctor, otherwise 0."""
+        return 0 if self.stopped_by is None else {"SIGTERM": 143, "doctor": 3}.get(self.stopped_by, 130)
+
 
 def make_fabric(device: str = "auto", devices: int = 1, precision: str = "32") -> Any:
     """The Fabric engine: one process, `devices` processes here, or those that torchrun or SLURM started.
@@ -262,8 +267,8 @@ def fit(
             if step % config.log_every == 0 or step in (1, total):  # the first: what the untrained network was like
                 numbers = {name: float(metric) for name, metric in metrics.items()}
                 timing = {"seconds": spent, "steps_per_second": rate, "data_wait": wait}
-                share = clipped / (step - first_step)
-                line = {"loss": value, "lr": lr, "gradient_norm": float(norm), "clipped_steps": share, **numbers, **timing}
+                gradient = {"gradient_norm": float(norm), "clipped_steps": clipped / (step - first_step)}
+                line = {"loss": value, "lr": lr, **gradient, **numbers, **timing}
                 log.write(step, line)
                 if ward is not None and ward.collapsed(step, line) and doctor == "stop" and fraction >= EARLY:
                     stop.name = stop.name or "doctor"
