@@ -26,10 +26,13 @@ PRECISIONS, VIEWS = ("32", "bf16"), ("published", "none")
 TRAINING: dict[str, Callable[[str], Any]] = {
     "accumulate": int,
     "batch_size": int,
+    "clip_norm": float,
     "encoder": str,
     "lr": float,
     "precision": lambda text: _one_of(text, PRECISIONS),
     "views": lambda text: _one_of(text, VIEWS),
+    "warmup": float,
+    "weight_decay": float,
 }
 
 

@@ -57,6 +57,12 @@ class Config:
     """train for so many minutes; 10 when no budget is given"""
     lr: float = 1e-3
     """peak learning rate"""
+    weight_decay: float = 1e-4
+    """of matrices and kernels; biases and norms have none"""
+    warmup: float = 0.05
+    """share of the budget in which the learning rate rises to its peak"""
+    clip_norm: float = 1.0
+    """largest norm of a gradient; clipped_steps in metrics.jsonl is the share of steps that reached it"""
     accumulate: int = 1
     """batches an optimiser step"""
     precision: Literal["32", "bf16"] = "32"
@@ -110,6 +116,9 @@ def run(config: Config) -> int:
     options = method_options(method_class, config.method, config.options)
     train = TrainConfig(
         lr=config.lr,
+        weight_decay=config.weight_decay,
+        warmup=config.warmup,
+        clip_norm=config.clip_norm,
         accumulate=config.accumulate,
         precision=config.precision,
         seed=config.seed,

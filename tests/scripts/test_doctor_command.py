@@ -57,8 +57,9 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def pretrain(videos: Path, run: Path, *more: str) -> int:
-    train = ["--size", "32", "--frames", "4", "--stride", "1", "--batch-size", "4", "--workers", "1", "--steps", "55"]
+def pretrain(videos: Path, run: Path, *more: str, steps: int = 55) -> int:
+    train = ["--size", "32", "--frames", "4", "--stride", "1", "--batch-size", "4", "--workers", "1"]
+    train += ["--steps", str(steps)]
     return main(["pretrain", str(videos), "--out", str(run), "--method", "collapsing:Collapsing", *train, *more])
 
 
@@ -82,6 +83,13 @@ def test_pretrain_stops_saves_and_says_why(videos: Path, tmp_path: Path, capsys:
     assert findings(run) == first
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [step for step in steps if step != 55] == [1, 10, 20, 30, 40, 50]
+
+
+def test_nothing_is_stopped_early(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The collapse is sure at step 50; 59 of 200 steps are less than 30 %, 69 are more."""
+    assert pretrain(videos, tmp_path / "run", "--doctor", "stop", "--options", "predictor=False", steps=200) == 3
+    assert "stopped by the doctor at step 70" in capsys.readouterr().err
+    assert [finding["step"] for finding in findings(tmp_path / "run")] == [50]
 
 
 def test_pretrain_warns_or_stays_silent(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
