@@ -13,8 +13,9 @@ prints the table and writes it as comparison.md, comparison.json and comparison.
 
     METHOD[@LABEL][,SETTING=VALUE …]
 
-a name, `module:Class`, or `all`; settings are those of the method and encoder, lr, weight_decay, warmup, clip_norm,
-precision, batch_size, accumulate, views. A method with two settings is two rows: simclr simclr@bf16,precision=bf16 simclr@cold,temperature=0.05
+a name, `module:Class`, or `all`; settings are those of the method and encoder, lr, weight_decay, lr_warmup, clip_norm,
+precision, batch_size, accumulate, views. A method with two settings is two rows: simclr simclr@bf16,precision=bf16
+simclr@cold,temperature=0.05
 
 Whatever is finished is kept: stop it when you like, and go on with the same command, with more rows or more seeds.
 """

@@ -29,9 +29,9 @@ TRAINING: dict[str, Callable[[str], Any]] = {
     "clip_norm": float,
     "encoder": str,
     "lr": float,
+    "lr_warmup": float,
     "precision": lambda text: _one_of(text, PRECISIONS),
     "views": lambda text: _one_of(text, VIEWS),
-    "warmup": float,
     "weight_decay": float,
 }
 

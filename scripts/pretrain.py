@@ -59,7 +59,7 @@ class Config:
     """peak learning rate"""
     weight_decay: float = 1e-4
     """of matrices and kernels; biases and norms have none"""
-    warmup: float = 0.05
+    lr_warmup: float = 0.05
     """share of the budget in which the learning rate rises to its peak"""
     clip_norm: float = 1.0
     """largest norm of a gradient; clipped_steps in metrics.jsonl is the share of steps that reached it"""
@@ -117,7 +117,7 @@ def run(config: Config) -> int:
     train = TrainConfig(
         lr=config.lr,
         weight_decay=config.weight_decay,
-        warmup=config.warmup,
+        warmup=config.lr_warmup,
         clip_norm=config.clip_norm,
         accumulate=config.accumulate,
         precision=config.precision,

@@ -28,8 +28,8 @@ def test_rows_as_they_are_written() -> None:
     assert row.method == "simclr"
     assert row.training == {"lr": 5e-4, "encoder": "resnet18", "precision": "bf16"}
     assert row.options == ("temperature=0.05",)
-    (row,) = parse_rows(["simclr@firm,weight_decay=0.05,warmup=0,clip_norm=3"], NAMES)
-    assert row.training == {"weight_decay": 0.05, "warmup": 0.0, "clip_norm": 3.0}
+    (row,) = parse_rows(["simclr@firm,weight_decay=0.05,lr_warmup=0,clip_norm=3"], NAMES)
+    assert row.training == {"weight_decay": 0.05, "lr_warmup": 0.0, "clip_norm": 3.0}
     (row,) = parse_rows(["package.module:Class@mine,widths=(64,32),batch_size=8"], NAMES)
     assert (row.name, row.method) == ("Class@mine", "package.module:Class")
     assert row.options == ("widths=(64,32)",)
