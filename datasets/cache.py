@@ -158,6 +158,7 @@ class PackedCache:
                 raise VidsslError(f"{folder}: holds other things than a packed cache; name a new or empty folder")
             cache = cls.open(folder)
             cache._check_same(shape, source)
+            quarantine.keep_only(file.name for file in files)
             quarantine.mended(video.name for video in cache.videos)
             for name, reason in cache.left_out.items():
                 quarantine.add(name, reason)

@@ -67,6 +67,14 @@ class Quarantine:
         """Names of the files that failed in training before `step`: a resumed run leaves out what the first one did."""
         return {name for name, failed in self.steps.items() if failed is not None and failed < step}
 
+    def keep_only(self, names: Iterable[str]) -> None:
+        """Take files off the list that are not among the data any more: an earlier start may have had another folder."""
+        gone = self.reasons.keys() - set(names)
+        for name in gone:
+            del self.reasons[name], self.steps[name]
+        if gone:
+            self._write()
+
     def check(self, total: int) -> None:
         """Stop when too many failed.
 
@@ -76,9 +84,10 @@ class Quarantine:
         Raises:
             VidsslError: more than `max_failed` of the files failed, or all.
         """
-        failed = len(self.reasons.keys() - self.unfit)
+        bad = [name for name in self.reasons if name not in self.unfit]
+        failed = len(bad)
         if failed and (failed >= total or failed > self.max_failed * total):
-            shown = "\n".join(f"  {name}: {reason}" for name, reason in list(self.reasons.items())[:5])
+            shown = "\n".join(f"  {name}: {self.reasons[name]}" for name in bad[:5])
             none = "none of the files is usable" if failed >= total else f"more than {self.max_failed:.0%} failed"
             listed = f"; all are in {self.file}" if self.file else ""
             raise VidsslError(f"{failed} of {total} videos can't be used ({none}){listed}\n{shown}")

@@ -66,6 +66,7 @@ def scan_videos(
     Raises:
         VidsslError: more files failed than the quarantine allows, or all.
     """
+    quarantine.keep_only(video.name for video in videos)
     known = _Memory(memory)
     found = {video.name: index for video in videos if (index := known.get(video)) is not None}
     todo = [video for video in videos if video.name not in found]

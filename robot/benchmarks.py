@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vidssl.errors import VidsslError
+from vidssl.errors import VidsslError, install_extra
 from vidssl.rendering import load_mujoco
 
 from . import meta_world
@@ -27,7 +27,7 @@ from .mujoco_camera import View
 
 DETAIL = 0.006  # m; half a pixel of a 96-pixel image from 1.2 m
 MUJOCO_PACKAGES = ("gymnasium_robotics", "metaworld")
-EXTRA = "pip install 'vidssl[robots]'"
+EXTRA = install_extra("robots")
 
 Senses = Callable[[Any], NDArray[Any]]
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vidssl.errors import VidsslError, unknown_name
+from vidssl.errors import VidsslError, install_extra, unknown_name
 from vidssl.features import FeatureExtractor
 
 from .pixels import IMAGE, make_env
@@ -39,7 +39,7 @@ try:
     from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 except ImportError as error:
     raise VidsslError(
-        f"policies by reinforcement learning need stable-baselines3 ({error}); pip install 'vidssl[rl]'"
+        f"policies by reinforcement learning need stable-baselines3 ({error}); {install_extra('rl')}"
     ) from error
 
 

@@ -7,6 +7,9 @@ import signal
 import sys
 from types import FrameType
 
+# Under load, threads of torch that spin while they wait for each other slow a training down to a quarter.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported; child processes inherit it
+
 COMMANDS = {
     "pretrain": "train an encoder on a folder of videos",
     "evaluate": "probe a run on labelled videos, beside honest baselines",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vidssl.errors import VidsslError
+from vidssl.errors import VidsslError, unknown_name
 from vidssl.scripts import cli
 
 # A program whose only subcommand waits: `vidssl wait`, with its own main.
@@ -80,6 +80,20 @@ def test_an_unknown_command_is_answered_with_the_valid_ones(name: str, capsys: p
     assert repr(name) in shown.err
     for valid in cli.COMMANDS:
         assert valid in shown.err
+
+
+@pytest.mark.parametrize(("got", "meant"), [("pretrian", "pretrain"), ("Robot-eval", "robot-eval"), ("zzz", None)])
+def test_a_mistyped_name_is_told_what_was_likely_meant(got: str, meant: str | None) -> None:
+    told = str(unknown_name("command", got, cli.COMMANDS))
+    assert told.endswith(f"; did you mean {meant}?") if meant else "mean" not in told
+
+
+def test_threads_do_not_spin_unless_the_user_says_so() -> None:
+    """Set before torch is imported, and not over the user's own choice."""
+    program = "import os, sys, vidssl.scripts.cli; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    for theirs, expected in (({}, "passive False\n"), ({"OMP_WAIT_POLICY": "active"}, "active False\n")):
+        env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | theirs
+        assert subprocess.check_output([sys.executable, "-c", program], env=env, text=True) == expected
 
 
 def test_the_rest_of_the_line_reaches_the_command(command: Callable[..., None]) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidssl.checkpoint import check_writable, replacing
-from vidssl.errors import VidsslError, unknown_name
+from vidssl.errors import VidsslError, install_extra, unknown_name
 from vidssl.exported import FORMAT, METADATA, ExportedExtractor, load_exported
 from vidssl.features import FeatureExtractor
 from vidssl.streaming import StreamingModule
@@ -171,7 +171,7 @@ def _write_onnx(graph: torch.export.ExportedProgram, path: Path, about: dict[str
         for needed in ("onnxruntime", "onnxscript"):
             importlib.import_module(needed)
     except ImportError as error:
-        raise VidsslError(f"--format onnx needs {error.name}; pip install 'vidssl[onnx]'") from error
+        raise VidsslError(f"--format onnx needs {error.name}; {install_extra('onnx')}") from error
     names = [part["name"] for part in about["state"]]
     program = torch.onnx.export(
         graph,

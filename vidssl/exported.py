@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidssl.errors import VidsslError
+from vidssl.errors import VidsslError, install_extra
 from vidssl.features import FeatureExtractor
 
 METADATA = "vidssl"  # the key of the file's metadata under which ours is, as JSON
@@ -37,7 +37,7 @@ class OnnxRunner:
         try:
             onnxruntime: Any = importlib.import_module("onnxruntime")
         except ImportError as error:
-            raise VidsslError(f"{path} needs onnxruntime ({error}); pip install 'vidssl[onnx]'") from error
+            raise VidsslError(f"{path} needs onnxruntime ({error}); {install_extra('onnx')}") from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3  # errors only

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from stubs import slow_but_alive, task
 
+from vidssl.datasets.files import VideoFile
 from vidssl.datasets.quarantine import Quarantine
+from vidssl.datasets.scan import scan_videos
 from vidssl.datasets.workers import Failure, WorkerPool
 from vidssl.errors import VidsslError
 
@@ -95,3 +97,18 @@ def test_quarantine_is_kept_and_counted(tmp_path: Path, capsys: pytest.CaptureFi
     file.write_text("path,reason,step\na.mp4,cut short,soon\n")
     with pytest.raises(VidsslError, match="garbled"):
         Quarantine(file)
+
+
+def test_files_of_an_earlier_folder_do_not_count(tmp_path: Path) -> None:
+    """A start on a folder of broken videos, then one on another folder: the list holds the second one's files only."""
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        (tmp_path / name).write_text("no video")
+    file = tmp_path / "run" / "quarantine.csv"
+    old = [VideoFile(tmp_path / name, name) for name in ("a.mp4", "b.mp4")]
+    with pytest.raises(VidsslError, match="2 of 2 videos can't be used"):
+        scan_videos(old, Quarantine(file), workers=0, progress=False)
+    new = [VideoFile(tmp_path / "c.mp4", "c.mp4")]
+    with pytest.raises(VidsslError, match="1 of 1 videos can't be used") as caught:
+        scan_videos(new, Quarantine(file), workers=0, progress=False)
+    assert "a.mp4" not in str(caught.value)
+    assert [line.split(",")[0] for line in file.read_text().splitlines()] == ["path", "c.mp4"]

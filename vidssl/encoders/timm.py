@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vidssl.core.batch_norm import BatchNorm, convert_batch_norm
 from vidssl.encoders.frame import FrameEncoder
-from vidssl.errors import VidsslError
+from vidssl.errors import VidsslError, install_extra
 
 
 class TimmEncoder(FrameEncoder):
@@ -61,7 +61,7 @@ def timm_encoder(name: str, size: tuple[int, int]) -> TimmEncoder:
     try:
         timm: Any = importlib.import_module("timm")
     except ImportError as error:
-        raise VidsslError(f"timm:{name} needs timm ({error}); pip install 'vidssl[timm]'") from error
+        raise VidsslError(f"timm:{name} needs timm ({error}); {install_extra('timm')}") from error
     if not timm.is_model(name):
         raise VidsslError(f"timm has no model {name!r}; python -c 'import timm; print(timm.list_models())' lists them")
     published: Any = timm.get_pretrained_cfg(name)
