@@ -72,7 +72,11 @@ class BYOL(nn.Module):
 
     @staticmethod
     def default_views(size: tuple[int, int]) -> Views:
-        """Crop, flip, colour, greyscale and blur: appendix B."""
+        """Crop, flip, colour, greyscale and blur: simplified from appendix B.
+
+        There crops are of 0.08 and more, one view is always blurred and the other in a tenth of cases, and that one is
+        solarised in a fifth; here both views are alike.
+        """
         return Views(
             size, crop=(0.2, 1.0), flip=0.5, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, grey=0.2, blur=0.5
         )

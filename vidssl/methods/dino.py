@@ -38,7 +38,7 @@ class DINO(nn.Module):
         views: augmentation.
         momentum: of the teacher at the start, rising to 1 by a cosine (0.996 in the paper, for 100 epochs and more;
             short runs need a teacher that moves).
-        temperature: τ of the student; 0.1 (section 3.1).
+        temperature: τ of the student; 0.1 (section 3.2).
         teacher_temperature: τ_t after the warm-up; 0.04 to 0.07 learn in the paper, 0.08 collapses
             (appendix D, sharpening).
         warmup_temperature, warmup: τ_t rises linearly from the first over this share of the budget; 0.04 and 30 epochs.

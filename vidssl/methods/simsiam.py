@@ -63,7 +63,7 @@ class SimSiam(nn.Module):
 
     @staticmethod
     def default_views(size: tuple[int, int]) -> Views:
-        """Crop, flip, colour, greyscale and blur: section 4, as in MoCo v2."""
+        """Crop, flip, colour, greyscale and blur: appendix A, as in MoCo v2."""
         return Views(
             size, crop=(0.2, 1.0), flip=0.5, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grey=0.2, blur=0.5
         )
