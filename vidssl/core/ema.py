@@ -23,5 +23,8 @@ def ema_(target: nn.Module, source: nn.Module, momentum: float) -> None:
 
 
 def cosine_momentum(base: float, progress: float) -> float:
-    """From `base` at progress 0 to 1 at progress 1 by half a cosine: Grill et al. 2020 (BYOL), section 3.3 (3.2 of the first version)."""
+    """From `base` at progress 0 to 1 at progress 1 by half a cosine: Grill et al. 2020 (BYOL), section 3.3.
+
+    In the paper's first version that is section 3.2.
+    """
     return 1 - (1 - base) * (math.cos(math.pi * progress) + 1) / 2

@@ -29,8 +29,8 @@ class BarlowTwins(nn.Module):
     Args:
         encoder: `[B,T,C,H,W] -> [B,T',D]`; a clip's feature is the mean over its times.
         views: augmentation.
-        redundancy: λ, weight of the entries beside the diagonal; 5e-3 in section 2.2, where E is 8192: of E = 256 there
-            are 1000 times fewer, so decorrelation weighs less here. At 0 all dims may be one.
+        redundancy: λ, weight of the entries beside the diagonal; 5e-3 in section 2.2, tuned at E = 8192: at E = 256 a
+            dim has 32 times fewer of them, and decorrelation weighs less. At 0 all dims may be one.
         hidden, dim: widths of the three-layer projector (8192 each in the paper, for D = 2048).
         frames, distance: the views' windows, see `ClipViews`.
     """
