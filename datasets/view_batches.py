@@ -8,6 +8,7 @@ G objects a batch, V views of each, S side in pixels.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from scipy.spatial.transform import Rotation  # type: ignore[import-untyped]
 from vidssl.errors import VidsslError
 
 from .depth_sensor import DepthSensor
+from .loading import ahead
 from .mesh_views import MeshRenderer
 
 
@@ -56,11 +58,8 @@ class ViewBatches:
 
     def batches(self, start_step: int) -> Iterator[dict[str, Any]]:
         """Batches from `start_step` on: `depth` float32 [G,V,S,S] and `centre` [G,V,3] in metres, `rotation` [G,V,3,3],
-        `radius` [G] metres, `K` [3,3], and the objects' `names`."""
-        step = start_step
-        while True:
-            yield self.draw(step)
-            step += 1
+        `radius` [G] metres, `K` [3,3], and the objects' `names`. Rendered two ahead, on a thread of its own."""
+        yield from ahead((self.draw(step) for step in count(start_step)), 2)
 
     def draw(self, step: int) -> dict[str, Any]:
         """Batch `step`."""

@@ -10,6 +10,7 @@ Nothing is labelled: what a learner is told is which clouds and pictures are of 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from vidssl.errors import VidsslError
 from vidssl.rotation.clouds import FEWEST_POINTS, backproject
 
 from .depth_sensor import HARD, DepthSensor
+from .loading import ahead
 from .mesh_light import Light
 from .mesh_views import MeshRenderer
 from .view_groups import SIZE
@@ -116,10 +118,7 @@ class CloudLoader:
 
     def batches(self, start_step: int) -> Iterator[dict[str, Any]]:
         """`points` float32 `[B,2,P,3]`, `pictures` uint8 `[B,3,S,S]`, `object` int64 `[B]` and `names`, without end."""
-        step = start_step
-        while True:
-            yield self.batch(step)
-            step += 1
+        yield from ahead((self.batch(step) for step in count(start_step)), 2)
 
     def batch(self, step: int) -> dict[str, Any]:
         """The batch of one step."""

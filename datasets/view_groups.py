@@ -10,6 +10,7 @@ turns under a lamp that stands still, and its paint turns with it.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from vidssl.core.random import sample_key
 from vidssl.errors import VidsslError
 from vidssl.rotation.views2d_training import quarter_turned
 
+from .loading import ahead
 from .mesh_light import Light
 from .mesh_views import MeshRenderer, PinholeCamera
 
@@ -152,10 +154,7 @@ class PairLoader:
 
     def batches(self, start_step: int) -> Iterator[dict[str, Any]]:
         """`clips` uint8 `[B,2,3,S,S]`, `rotation` `[B,3,3]`, `key`, `video` (the object) and `names`, without end."""
-        step = start_step
-        while True:
-            yield self.batch(step)
-            step += 1
+        yield from ahead((self.batch(step) for step in count(start_step)), 2)
 
     def batch(self, step: int) -> dict[str, Any]:
         """The batch of one step."""

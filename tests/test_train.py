@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 import vidssl
 from vidssl.checkpoint import read_model, write_state
+from vidssl.core.monitor import measured
 from vidssl.core.random import mix_ints
 from vidssl.encoders import build_encoder
-from vidssl.train import Budget, Outcome, TrainConfig, fit, make_fabric, schedule
+from vidssl.train import Budget, Outcome, TrainConfig, _Every, fit, make_fabric, schedule
 
 RUN_CONFIG = {
     "encoder": {"name": "small", "dim": 256},
@@ -211,6 +212,38 @@ def test_accumulation_takes_so_many_batches_a_step(tmp_path: Path) -> None:
 
     train(tmp_path / "run", Budget(steps=3), loader=Counting(), accumulate=2)
     assert len(seen) == 6
+
+
+def test_what_costs_time_is_measured_at_the_steps_that_are_logged(tmp_path: Path) -> None:
+    asked = []
+
+    class Measuring(Distil):
+        def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+            asked.append(measured())
+            assert batch["progress"].device.type == "cpu"
+            loss, numbers = super().loss(batch)
+            return loss, numbers | ({"costly": loss.detach()} if measured() else {})
+
+        forward = loss
+
+    config = TrainConfig(log_every=3, accumulate=2)
+    fit(make_fabric("cpu"), Measuring(), Noise(), tmp_path / "run", Budget(steps=5), config, run_config=RUN_CONFIG)
+    assert asked == [part for step in (1, 0, 1, 0, 1) for part in (False, bool(step))]
+    lines = metrics(tmp_path / "run")
+    assert [line["step"] for line in lines] == [1, 3, 5]
+    assert all("costly" in line for line in lines)
+
+
+def test_what_is_due_waits_for_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0, 2.0, 31.0, 32.0, 33.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    every = _Every(2, pause=30.0)
+    assert [every.due(step) for step in range(1, 7)] == [False, True, False, True, False, False]
+
+
+def test_loss_that_is_not_finite_in_an_earlier_part_names_its_files(tmp_path: Path) -> None:
+    with pytest.raises(vidssl.VidsslError, match=r"loss is nan at step 3; batch: clip6\.mp4\. Lower"):
+        train(tmp_path / "run", Budget(steps=20), loader=Noise(poison=6), accumulate=2)
 
 
 def test_loss_that_is_not_finite_names_step_and_files(tmp_path: Path) -> None:

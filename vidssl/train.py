@@ -26,11 +26,14 @@ import torch
 from torch import Tensor, nn
 
 from vidssl.checkpoint import read_config, read_state, replacing, write_config, write_model, write_state
+from vidssl.core.monitor import measuring
 from vidssl.core.random import mix_ints
 from vidssl.device import choose_device
 from vidssl.errors import VidsslError
 from vidssl.evaluate.doctor import EARLY, Doctor, Setting
 from vidssl.progress import TrainingDisplay
+
+PAUSE = 30.0  # seconds between checkpoints, and between probes, at least, where the clock ends the run
 
 
 class Loader(Protocol):
@@ -81,8 +84,9 @@ class TrainConfig:
         precision: `"32"` or `"bf16"` (mixed).
         seed: of everything random.
         log_every: steps between lines of metrics.
-        checkpoint_every: steps between checkpoints.
-        monitor_every: steps between probes of the encoder (effective rank, k-NN).
+        checkpoint_every: steps between checkpoints; where the budget is one of minutes, those less than 30 seconds
+            after another are left out.
+        monitor_every: steps between probes of the encoder (effective rank, k-NN), likewise.
     """
 
     lr: float = 1e-3
@@ -202,12 +206,15 @@ def fit(
             finite, a disk that is full. Before the first checkpoint it leaves the folder free for another start.
     """
     run_config = {**run_config, "train": asdict(config), "budget": asdict(budget)}
-    optimizer = torch.optim.AdamW(_decay_groups(method, config.weight_decay), lr=config.lr)
+    fused = True if fabric.device.type == "cuda" else None
+    optimizer = torch.optim.AdamW(_decay_groups(method, config.weight_decay), lr=config.lr, fused=fused)
     step, seconds = _begin(fabric, method, optimizer, run, run_config, resume)
     model, optimizer = fabric.setup(_Loss(method), optimizer)
     total = budget.total_steps(loader.steps_per_epoch)
     batches = loader.batches(step * config.accumulate)
     waited, first_step, clipped = 0.0, step, 0
+    pause = PAUSE if total is None else 0.0
+    saves, probes = _Every(config.checkpoint_every, pause), _Every(config.monitor_every, pause)
 
     def save(seconds: float) -> None:
         if fabric.is_global_zero:
@@ -231,29 +238,37 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = lr
             torch.manual_seed(mix_ints(config.seed, step, fabric.global_rank))
+            # The first is logged too: what the untrained network was like.
+            logged = (step + 1) % config.log_every == 0 or step + 1 in (1, total)
             metrics: dict[str, Tensor] = {}
+            losses: list[Tensor] = []
+            names: list[list[str]] = []
             for part in range(config.accumulate):
                 asked = time.perf_counter()
                 batch = next(batches)
                 waited += time.perf_counter() - asked
                 last = part == config.accumulate - 1
-                with fabric.no_backward_sync(model, enabled=not last):
-                    clock = {"step": torch.tensor(step * config.accumulate + part), "progress": torch.tensor(fraction)}
-                    loss, metrics = model(_Batch(fabric.to_device(_tensors(batch) | clock)))
+                with fabric.no_backward_sync(model, enabled=not last), measuring(logged and last):
+                    number = torch.tensor(step * config.accumulate + part)
+                    tensors = fabric.to_device(_tensors(batch) | {"step": number})
+                    loss, metrics = model(_Batch(tensors | {"progress": torch.tensor(fraction)}))
                     fabric.backward(loss / config.accumulate)
-                value = fabric.all_reduce(loss.detach(), reduce_op="mean").item()  # of all ranks, so all stop at a NaN
+                losses.append(fabric.all_reduce(loss.detach(), reduce_op="mean"))  # of all ranks: all stop at a NaN
+                names.append(batch.get("names", []))
+            norm = fabric.clip_gradients(model, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
+            *values, norm = torch.stack([x.double() for x in (*losses, norm)]).tolist()  # a GPU waits once
+            for value, files in zip(values, names, strict=True):
                 if not math.isfinite(value):
                     raise VidsslError(
-                        f"loss is {value} at step {step}; batch: {', '.join(batch.get('names', []))}. "
+                        f"loss is {value} at step {step}; batch: {', '.join(files)}. "
                         f"Lower --lr, or use --precision 32; {_kept(run)}"
                     )
-            norm = fabric.clip_gradients(model, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
-            if not math.isfinite(float(norm)):  # one step with it, and every weight would be NaN
+            if not math.isfinite(norm):  # one step with it, and every weight would be NaN
                 raise VidsslError(
                     f"the gradient is not finite at step {step}, the loss is {value}. "
                     f"Lower --lr, or use --precision 32; {_kept(run)}"
                 )
-            clipped += float(norm) > config.clip_norm
+            clipped += norm > config.clip_norm
             optimizer.step()
             optimizer.zero_grad()
             if hasattr(method, "after_step"):
@@ -264,22 +279,36 @@ def fit(
             rate = (step - first_step) / max(spent - seconds, 1e-9)
             wait = waited / max(spent - seconds, 1e-9)
             display.update(step, spent, value, rate, wait)
-            if step % config.log_every == 0 or step in (1, total):  # the first: what the untrained network was like
+            if logged:
                 numbers = {name: float(metric) for name, metric in metrics.items()}
                 timing = {"seconds": spent, "steps_per_second": rate, "data_wait": wait}
-                gradient = {"gradient_norm": float(norm), "clipped_steps": clipped / (step - first_step)}
+                gradient = {"gradient_norm": norm, "clipped_steps": clipped / (step - first_step)}
                 line = {"loss": value, "lr": lr, **gradient, **numbers, **timing}
                 log.write(step, line)
                 if ward is not None and ward.collapsed(step, line) and doctor == "stop" and fraction >= EARLY:
                     stop.name = stop.name or "doctor"
-            if monitor is not None and fabric.is_global_zero and (step % config.monitor_every == 0 or step == total):
+            if monitor is not None and fabric.is_global_zero and (probes.due(step) or step == total):
                 log.write(step, monitor(method))
-            if step % config.checkpoint_every == 0:
+            if saves.due(step):
                 save(time.perf_counter() - started)
         if total is None and not stopped_by and monitor is not None and fabric.is_global_zero and step > first_step:
             log.write(step, monitor(method))  # the clock says only now that the last step was the last
         save(spent)
     return Outcome(step, spent, stopped_by)
+
+
+class _Every:
+    """Every so many steps, but not within `pause` seconds of the last time."""
+
+    def __init__(self, steps: int, pause: float) -> None:
+        self.steps, self.pause, self.last = steps, pause, -math.inf
+
+    def due(self, step: int) -> bool:
+        now = time.perf_counter()
+        if step % self.steps or now - self.last < self.pause:
+            return False
+        self.last = now
+        return True
 
 
 class _Loss(nn.Module):
@@ -367,6 +396,8 @@ def _begin(
         return 0, 0.0  # stopped before the first checkpoint: the first part is repeated, with the same numbers
     method.load_state_dict(state["method"])
     fabric.to_device(method)  # an optimiser's state is loaded to where its parameters are
+    for saved, ours_now in zip(state["optimizer"]["param_groups"], optimizer.param_groups, strict=True):
+        saved["fused"] = ours_now["fused"]  # of the device, not of the run
     optimizer.load_state_dict(state["optimizer"])
     return state["step"], state["seconds"]
 

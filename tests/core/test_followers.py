@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vidssl.core import world
 from vidssl.core.ema import cosine_momentum, ema_, target_of
-from vidssl.core.monitor import effective_rank, health, spread
+from vidssl.core.monitor import effective_rank, health, measured, measuring, spread
 from vidssl.core.queue import Queue
 from vidssl.errors import VidsslError
 
@@ -24,6 +24,20 @@ def test_a_target_follows_by_hand() -> None:
     assert target.weight.item() == 1.5  # 0.75 * 1 + 0.25 * 3
     assert not any(parameter.requires_grad for parameter in target.parameters())
     assert source.weight.item() == 3.0
+
+
+def test_targets_of_many_parameters_follow_one_by_one() -> None:
+    torch.manual_seed(0)
+    source = nn.Sequential(nn.Conv2d(3, 7, 3), nn.BatchNorm2d(7), nn.Linear(5, 1000))
+    target = target_of(nn.Sequential(nn.Conv2d(3, 7, 3), nn.BatchNorm2d(7), nn.Linear(5, 1000)))
+    expected = [
+        mine.lerp(theirs, 1 - 0.99) for mine, theirs in zip(target.parameters(), source.parameters(), strict=True)
+    ]
+    ema_(target, source, 0.99)
+    assert all(torch.equal(*pair) for pair in zip(target.parameters(), expected, strict=True))
+    ema_(nn.Identity(), nn.Identity(), 0.99)
+    with pytest.raises(RuntimeError):
+        ema_(target, source[0], 0.99)
 
 
 def test_momentum_rises_to_one() -> None:
@@ -87,3 +101,14 @@ def test_spread_by_hand_and_health() -> None:
     assert float(numbers["embedding_scale"]) == pytest.approx(0.0, abs=1e-6)
     assert float(numbers["embedding_spread"]) == pytest.approx(0.0, abs=1e-6)
     assert float(numbers["feature_spread"]) == 1.0
+
+
+def test_what_costs_time_can_be_left_out() -> None:
+    features = torch.randn(4, 3)
+    with measuring(False):
+        assert not measured()
+        assert health(features, features) == {}
+        with measuring(True):
+            assert "feature_rank" in health(features)
+        assert not measured()
+    assert measured()

@@ -186,6 +186,24 @@ def test_gru_step_worked_by_hand() -> None:
     torch.testing.assert_close(out, torch.full((1, 4), 0.4))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_mixed_precision_leaves_the_gru_alone(dtype: torch.dtype) -> None:
+    """The recurrence is float32 whatever autocast says; what comes out has the type of what went in."""
+    torch.manual_seed(0)
+    context = build_context("gru", 8, 16)
+    features = torch.randn(2, 5, 8).to(dtype)
+    exact = context(features.float())
+    state, steps = None, []
+    with torch.autocast("cpu", torch.bfloat16):
+        whole = context(features)
+        for t in range(5):
+            out, state = context.step(features[:, t], state)
+            assert state[0].dtype == torch.float32
+            steps.append(out)
+    assert torch.equal(whole, exact.to(dtype))
+    torch.testing.assert_close(torch.stack(steps, 1), whole)
+
+
 def test_one_frame_shows_no_motion_to_learn_from() -> None:
     encoder = build_encoder("small-motion", (32, 32))
     with pytest.raises(VidsslError, match="one frame shows no motion, which is all that this encoder sees"):

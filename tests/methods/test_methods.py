@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import vidssl
 from vidssl.core import sample_key
+from vidssl.core.monitor import measuring
 from vidssl.encoders import build_encoder
 from vidssl.methods import METHODS, find_method
 from vidssl.methods.cpc import CPC
@@ -67,6 +68,15 @@ def test_method_contract(name: str) -> None:
     assert {"feature_spread", "feature_rank"} <= set(metrics)
     assert method.output in ("encoder", "context")
     assert method.context is None or method.context.name in ("gru", "transformer")
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_the_loss_does_not_depend_on_what_is_measured(name: str) -> None:
+    whole = build(name).loss(batch())[0]
+    with measuring(False):
+        loss, metrics = build(name).loss(batch())
+    assert torch.equal(loss, whole)
+    assert not [metric for metric in metrics if metric.startswith(("feature_", "embedding_", "psnr", "ssim"))]
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

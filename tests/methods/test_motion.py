@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vidssl.core import sample_key
 from vidssl.encoders import build_encoder
 from vidssl.errors import VidsslError
+from vidssl.methods import flow as flow_module
 from vidssl.methods.flow import by_time, cells, dis_flow
 from vidssl.methods.maps import map_shape, maps_and_features
 from vidssl.methods.motion import Motion, compare
@@ -55,6 +56,21 @@ def test_flow_is_a_function_of_the_pair_alone() -> None:
     assert torch.equal(flow, dis_flow(clips))
     assert torch.equal(flow, dis_flow(clips.double()))
     assert torch.equal(flow[1:2, 1:], dis_flow(clips[1:2, 1:]))
+
+
+@pytest.mark.parametrize("cores", [1, 3, 64])
+def test_flow_is_the_same_on_any_number_of_cores(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = drifting(48, [(0, 0), (1, 2), (3, 1), (2, 2)], clips=3)
+    flow = dis_flow(clips)
+    monkeypatch.setattr(flow_module, "_cores", lambda: cores)
+    assert torch.equal(dis_flow(clips), flow)
+
+
+def test_mixed_precision_leaves_the_flow_alone() -> None:
+    clips = drifting(48, [(0, 0), (1, 2)])
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = dis_flow(clips)
+    assert torch.equal(mixed, dis_flow(clips))
 
 
 def test_cells_keep_the_length_of_what_cancels() -> None:

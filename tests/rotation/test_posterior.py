@@ -44,7 +44,7 @@ def test_the_truth_scores_best(signals: torch.Tensor, turns: torch.Tensor) -> No
     product = products(signals, turned(signals, turns))
     right = score(product, turns[:, None], L)
     torch.testing.assert_close(right, torch.ones(3, 1), atol=1e-5, rtol=0)
-    everything = product @ grid_wigner(L)[1]
+    everything = product @ grid_wigner(L, torch.device("cpu"))[1]
     assert everything.shape == (3, GRID)
     assert (everything < right).all()
     best, _ = modes(product, L, 1)
@@ -54,7 +54,7 @@ def test_the_truth_scores_best(signals: torch.Tensor, turns: torch.Tensor) -> No
 def test_modes_against_a_search_of_the_whole_grid(signals: torch.Tensor) -> None:
     product = products(signals, signals.flip(0))
     found, scores = modes(product, L, 5, apart=25.0)
-    rotations, matrices = grid_wigner(L)
+    rotations, matrices = grid_wigner(L, torch.device("cpu"))
     assert scores.shape == (3, 5)
     for pair, all_scores in enumerate(product @ matrices):
         chosen: list[int] = []

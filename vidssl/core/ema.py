@@ -18,8 +18,9 @@ def ema_(target: nn.Module, source: nn.Module, momentum: float) -> None:
 
     Buffers are left alone: batch norm's running statistics belong to the batches a network has seen itself.
     """
-    for mine, theirs in zip(target.parameters(), source.parameters(), strict=True):
-        mine.lerp_(theirs, 1 - momentum)
+    mine, theirs = list(target.parameters()), list(source.parameters())
+    if mine or theirs:
+        torch._foreach_lerp_(mine, theirs, 1 - momentum)  # a GPU is asked once, not once a parameter
 
 
 def cosine_momentum(base: float, progress: float) -> float:

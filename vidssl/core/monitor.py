@@ -1,10 +1,30 @@
-"""Numbers that tell a healthy representation from a collapsed one, cheap enough for every step."""
+"""Numbers that tell a healthy representation from a collapsed one, taken at the steps that are logged."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 ROWS = 128  # of a batch, at most, whose singular values are taken: under a millisecond
+_measured = ContextVar("measured", default=True)
+
+
+@contextmanager
+def measuring(on: bool) -> Iterator[None]:
+    """A block in which metrics that cost time, or make a GPU wait, are taken or left out of what a loss returns."""
+    token = _measured.set(on)
+    try:
+        yield
+    finally:
+        _measured.reset(token)
+
+
+def measured() -> bool:
+    """Whether to take metrics that cost time: yes, but in a block of `measuring(False)`."""
+    return _measured.get()
 
 
 def spread(features: Tensor) -> Tensor:
@@ -22,9 +42,10 @@ def effective_rank(features: Tensor) -> Tensor:
     Roy & Vetterli 2007, "The effective rank"; at most the number of rows less one. RankMe (Garrido et al. 2023) is the
     same without centring. Of more than 128 rows, 128 spread evenly are taken. 0 when all rows are equal.
     """
-    rows = features.detach().flatten(0, -2).double()
+    rows = features.detach().flatten(0, -2)
     if len(rows) > ROWS:
         rows = rows[torch.linspace(0, len(rows) - 1, ROWS, device=rows.device).round().long()]
+    rows = rows.double()
     rows = rows - rows.mean(0)
     gram = rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows
     gram = gram.cpu()  # small, and eigenvalues in float64 are slow on a GPU
@@ -46,8 +67,11 @@ def health(features: Tensor, embeddings: Tensor | None = None) -> dict[str, Tens
     Returns:
         Scalars `feature_spread`, `feature_rank` and, with embeddings, `embedding_spread`, `embedding_rank` and
         `embedding_scale`, the root mean square distance of a number of an embedding from its mean: what a loss that
-        does not normalise can shrink to nothing while directions still differ.
+        does not normalise can shrink to nothing while directions still differ. Nothing where metrics that cost time
+        are left out, see `measuring`.
     """
+    if not measured():
+        return {}
     numbers = {"feature_spread": spread(features), "feature_rank": effective_rank(features)}
     if embeddings is not None:
         rows = embeddings.detach().flatten(0, -2).float()

@@ -28,7 +28,8 @@ from vidssl.errors import VidsslError
 
 _STREAM = 0x736C69636573  # keeps the draws of slices apart from others made with the same step
 _REACH = 3.0  # the last knot
-_BLOCK = 2**16  # projections whose powers are worked on at once: they stay in cache
+# Projections whose powers are worked on at once: they stay in a CPU's cache; a GPU is slowed by small kernels instead.
+_BLOCK, _BLOCK_ON_GPU = 2**16, 2**24
 
 
 def sigreg(x: Tensor, step: Tensor, slices: int = 256, knots: int = 17) -> Tensor:
@@ -120,4 +121,4 @@ def _unit(p: Tensor, spacing: float) -> tuple[Tensor, Tensor]:
 
 
 def _rows(p: Tensor) -> int:
-    return max(1, _BLOCK // p.shape[1])
+    return max(1, (_BLOCK if p.device.type == "cpu" else _BLOCK_ON_GPU) // p.shape[1])

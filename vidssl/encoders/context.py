@@ -9,13 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidssl.core.moments import exact, wide
 from vidssl.errors import VidsslError, unknown_name
 
 State = list[Tensor] | None
 
 
 class GRUContext(nn.Module):
-    """The recurrent context of CPC (van den Oord et al. 2018, section 2.3): one GRU layer."""
+    """The recurrent context of CPC (van den Oord et al. 2018, section 2.3): one GRU layer.
+
+    It runs in the weights' own type: under autocast cuDNN's recurrent layers take float16, whatever type was asked for.
+    """
 
     name = "gru"
 
@@ -26,13 +30,15 @@ class GRUContext(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """`[B,T,D]` -> `[B,T,D']`; frame t sees frames 0..t."""
-        return self.gru(features)[0]
+        with exact(features):
+            return self.gru(wide(features))[0].to(features.dtype)
 
     def step(self, feature: Tensor, state: State) -> tuple[Tensor, State]:
         """One frame: feature `[B,D]` and the state of the frame before (None at the start) -> (`[B,D']`, state)."""
         hidden = None if state is None else state[0].transpose(0, 1).contiguous()
-        context, hidden = self.gru(feature[:, None], hidden)
-        return context[:, 0], [hidden.transpose(0, 1)]
+        with exact(feature):
+            context, hidden = self.gru(wide(feature)[:, None], hidden)
+        return context[:, 0].to(feature.dtype), [hidden.transpose(0, 1)]
 
     def forget(self, state: State, rows: Tensor) -> State:
         """The state with the clips of `rows` (bool `[B]`) put back to the start."""

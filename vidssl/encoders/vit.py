@@ -10,6 +10,7 @@ B clips, T frames, H x W pixels, t x h x w tubes (n = t h w), P = pt*ph*pw pixel
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -24,17 +25,30 @@ TUBELET = 2  # frames
 DIM, DEPTH, HEADS = 128, 4, 2
 
 
-def positions(grid: Sequence[int], dim: int) -> Tensor:
+def positions(grid: Sequence[int], dim: int, device: torch.device | str = "cpu") -> Tensor:
     """Places in a grid as sines and cosines: float32 [n, dim], the last axis of `grid` runs fastest.
 
     Each axis has an equal, even share of the numbers, sines first, at angles place * 10000^(-k / K) for k = 0 … K-1
-    (Vaswani et al. 2017, section 3.5); numbers left over are zero.
+    (Vaswani et al. 2017, section 3.5); numbers left over are zero. Made once for a device, so not to be written to;
+    a graph that is being compiled or exported holds its own.
     """
+    make = _positions if torch.compiler.is_compiling() else _kept_positions
+    return make(tuple(grid), dim, torch.device(device))
+
+
+def _positions(grid: tuple[int, ...], dim: int, device: torch.device) -> Tensor:
     pairs = dim // (2 * len(grid))
     rate = 10_000.0 ** (-torch.arange(pairs) / pairs)
     places = torch.cartesian_prod(*(torch.arange(size) for size in grid)).view(-1, len(grid))
     angles = places[:, :, None] * rate
-    return F.pad(torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1), (0, dim - 2 * pairs * len(grid)))
+    table = torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)
+    return F.pad(table, (0, dim - 2 * pairs * len(grid))).to(device)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # made in the first evaluation, used in training too
+def _kept_positions(grid: tuple[int, ...], dim: int, device: torch.device) -> Tensor:
+    return _positions(grid, dim, device)
 
 
 def patches(clips: Tensor, tube: tuple[int, int, int]) -> Tensor:
@@ -66,7 +80,7 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens of tubes at `position` `[n,D]` or `[N,n,D]`; mask bool `[N,1,n,n]`: who looks at whom (None: all)."""
-        x = self.embed(x) + position.to(x)
+        x = self.embed(x) + position  # in float32, mixed precision or not
         for block in self.blocks:
             x = block(x, mask)
         return self.norm(x)
@@ -121,7 +135,7 @@ class FrameViT(FrameEncoder):
         frame, place = keep // (h * w), keep % (h * w)
         same = (frame[:, :, None] == frame[:, None, :])[:, None]  # tokens look at those of their own frame
         transformer: Transformer = self.trunk.transformer  # type: ignore[assignment]
-        return transformer(take(x, keep), positions((h, w), self.dim).to(x.device)[place], same)
+        return transformer(take(x, keep), positions((h, w), self.dim, x.device)[place], same)
 
 
 class _FrameTrunk(nn.Module):
@@ -134,7 +148,7 @@ class _FrameTrunk(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h, w = x.shape[-2] // PATCH, x.shape[-1] // PATCH
         cut = patches(x[:, None], (1, PATCH, PATCH)).flatten(2)
-        tokens = self.transformer(cut, positions((h, w), self.transformer.norm.normalized_shape[0]))
+        tokens = self.transformer(cut, positions((h, w), self.transformer.norm.normalized_shape[0], x.device))
         return tokens.mT.unflatten(-1, (h, w))
 
 
@@ -188,7 +202,7 @@ class VideoViT(nn.Module):
         """
         x = patches((clips - FRAME_MEAN) / FRAME_STD, self.patch_pixels).flatten(2)
         grid = _grid(clips, self.patch_pixels)
-        position = positions(grid, self.dim).to(x.device)
+        position = positions(grid, self.dim, x.device)
         if keep is None:
             return self.transformer(x, position)
         return self.transformer(take(x, keep), position[keep])

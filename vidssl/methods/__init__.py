@@ -4,8 +4,9 @@ A method is an `nn.Module` built as `Method(encoder, views, **options)` with
 
 - `loss(batch) -> (loss, metrics)`: a batch has `clips` uint8 `[B,T,C,H,W]`, `key` int64
   `[B]` (the seed of a sample's views), `video` int64 `[B]`, `step` int64 (the number of the batch, alike on all ranks)
-  and `progress` float32 in [0, 1] (share of the budget spent, for schedules); metrics are scalar tensors. Where the
-  data know it, also `rotation` float32 `[B,3,3]`, from the first frame to the last;
+  and `progress` float32 in [0, 1], on the CPU (share of the budget spent, for schedules); metrics are scalar tensors,
+  those that cost time only where `vidssl.core.monitor.measured()` says so. Where the data know it, also `rotation`
+  float32 `[B,3,3]`, from the first frame to the last;
 - `default_views(size)`: the augmentation it is published with; `default_encoder`: the network it takes by default;
 - `ablations`: settings in which it collapses, see `vidssl.methods.ablation`;
 - `encoder` and `context` (a module or None): what a run exports; `output`, `"encoder"` or `"context"`: which of the

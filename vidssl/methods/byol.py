@@ -95,7 +95,7 @@ class BYOL(nn.Module):
                 targets = self.target_projector(clip_feature(self.target_encoder, views))
         swapped = targets.roll(clips, 0)  # view 0 predicts view 1 and the other way round
         loss = 2 - 2 * F.cosine_similarity(wide(predictions), wide(swapped), dim=1).mean()
-        return loss, health(features, embeddings) | {"momentum": loss.new_tensor(self.momentum)}
+        return loss, health(features, embeddings) | {"momentum": torch.tensor(self.momentum)}
 
     def after_step(self) -> None:
         """The targets follow (eq. 1)."""

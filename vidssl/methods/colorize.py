@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidssl.core.gather import all_reduce_sum
-from vidssl.core.monitor import effective_rank, health, spread
+from vidssl.core.monitor import effective_rank, health, measured, spread
 from vidssl.errors import VidsslError
 from vidssl.methods.ablation import Ablation
 from vidssl.methods.decoders import TILE, resampled, upsampler
@@ -171,12 +171,13 @@ class Colorize(nn.Module):
         probability = torch.stack(copied, dim=1)  # [B,T-R,n,K]
         target = label[:, back:]
         loss = -(probability.gather(-1, target[..., None]) + RARE).log().mean()
-        return loss, {
+        metrics = {
             "accuracy": (probability.argmax(-1) == target).float().mean(),
             "accuracy_still": (label[:, back - 1 : -1] == target).float().mean(),  # of the same tile a frame before
-            "embedding_spread": spread(embeddings),
-            "embedding_rank": effective_rank(embeddings),
         }
+        if measured():
+            metrics |= {"embedding_spread": spread(embeddings), "embedding_rank": effective_rank(embeddings)}
+        return loss, metrics
 
 
 def annealed_mean(scores: Tensor, bins: Tensor, temperature: float = 0.38) -> Tensor:

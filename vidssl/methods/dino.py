@@ -132,7 +132,7 @@ class DINO(nn.Module):
             terms["koleo"] = (self.koleo, torch.stack([koleo(view) for view in unit]).mean())
         loss, metrics = weigh(**terms)
         numbers = {"momentum": self.momentum, "temperature": self.temperature, "teacher_temperature": sharp}
-        metrics |= {name: loss.new_tensor(number) for name, number in numbers.items()}
+        metrics |= {name: torch.tensor(number) for name, number in numbers.items()}
         return loss, metrics | health(features, embeddings) | assignment_health(q.flatten(0, 1))
 
     def teacher_temperature(self, progress: float) -> float:

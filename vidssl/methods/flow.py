@@ -7,7 +7,9 @@ using Dense Inverse Search", arXiv 1603.03590, in OpenCV's implementation.
 B clips, T frames, H x W pixels, g x g cells, T' times of an encoder.
 """
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -18,6 +20,7 @@ from torch.nn import functional as F
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, of R, G, B
 NUMBERS = 3  # of a cell, see `cells`
 SIDE = 64  # pixels: frames are shrunk to it for the search, 0.3 ms a pair
+WORKERS = 16  # threads that search, at most
 
 
 def dis_flow(clips: Tensor) -> Tensor:
@@ -30,17 +33,14 @@ def dis_flow(clips: Tensor) -> Tensor:
         float32 `[B,T-1,2,H',W']` on the clips' device, x (to the right) first, in pixels of the clips' frames, at the
         clips' size or, where that is larger than 64 pixels, shrunk to 64.
     """
-    import cv2
-
     frames = _grey(clips)
     height, width = frames.shape[-2:]
-    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-    search.setFinestScale(0)  # every pixel: by itself it leaves out up to two levels, and small things with them
     flow = np.empty((len(frames), frames.shape[1] - 1, height, width, 2), np.float32)
-    with _one_thread():
-        for clip, found in zip(frames, flow, strict=True):
-            for time in range(len(found)):
-                found[time] = search.calc(clip[time], clip[time + 1], None)  # type: ignore[call-overload]  # OpenCV's own default
+    pairs = [(clip, time) for clip in range(len(frames)) for time in range(flow.shape[1])]
+    workers = max(1, min(WORKERS, _cores(), len(pairs)))
+    with _one_thread(), ThreadPoolExecutor(workers) as pool:
+        for done in [pool.submit(_search, frames, flow, pairs[first::workers]) for first in range(workers)]:
+            done.result()
     scale = torch.tensor([clips.shape[-1] / width, clips.shape[-2] / height])
     return (torch.from_numpy(flow) * scale).movedim(-1, 2).to(clips.device)
 
@@ -73,9 +73,25 @@ def by_time(flow: Tensor, times: int) -> tuple[Tensor, Tensor]:
     return total / count.clamp_min(1).view(-1, *(1,) * (flow.ndim - 2)), count > 0
 
 
+def _search(frames: np.ndarray, flow: np.ndarray, pairs: list[tuple[int, int]]) -> None:
+    """Fill in the flow `[B,T-1,H',W',2]` from frame t of clip b `[B,T,H',W']` to the next, for pairs (b, t)."""
+    import cv2
+
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+    search.setFinestScale(0)  # every pixel: by itself it leaves out up to two levels, and small things with them
+    for clip, time in pairs:
+        first, then = frames[clip, time : time + 2]
+        flow[clip, time] = search.calc(first, then, None)  # type: ignore[call-overload]  # OpenCV's own default
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _grey(clips: Tensor) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
     """`[B,T,3,H,W]` in [0, 1] -> uint8 `[B,T,H',W']`, no side above 64."""
-    luma = torch.einsum("btchw,c->bthw", clips.detach().float(), clips.new_tensor(_LUMA, dtype=torch.float32))
+    weights = torch.tensor(_LUMA, device=clips.device)[:, None, None]
+    luma = (clips.detach().float() * weights).sum(2)  # not a product of matrices, which autocast would round
     size = (min(SIDE, luma.shape[-2]), min(SIDE, luma.shape[-1]))
     if luma.shape[-2:] != size:
         luma = F.interpolate(luma, size, mode="bilinear", antialias=True)

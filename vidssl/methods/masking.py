@@ -86,7 +86,7 @@ class Predictor(nn.Module):
 
     def forward(self, tokens: Tensor, keep: Tensor, masked: Tensor, grid: Grid) -> Tensor:
         """Tokens `[B,K,D]` of the places `keep` int64 `[B,K]`, asked for `masked` int64 `[B,M]` -> `[B,M,out]`."""
-        position = positions(grid, self.width).to(tokens)
+        position = positions(grid, self.width, tokens.device)
         known = self.embed(tokens) + position[keep]
         x = torch.cat([known, self.mask_token + position[masked]], dim=1)
         for block in self.blocks:

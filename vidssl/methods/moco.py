@@ -101,7 +101,7 @@ class MoCo(nn.Module):
         others = lse(query, self.queue.keys.to(query.dtype), self.temperature, exclude=exclude)
         own = (wide(query) * wide(key)).sum(1) / self.temperature
         loss = (torch.logaddexp(others, own) - own).mean()
-        return loss, health(features, embeddings) | {"momentum": loss.new_tensor(self.momentum)}
+        return loss, health(features, embeddings) | {"momentum": torch.tensor(self.momentum)}
 
     def _known(self, video: Tensor) -> Tensor:
         """The queue's labels; of keys that were never pushed, the video of the batch once the queue knows no other."""
@@ -186,7 +186,7 @@ class MoCoV3(nn.Module):
             for q, k in zip(query.chunk(2), reversed(key.chunk(2)), strict=True)
         ]
         loss = 2 * self.temperature * torch.stack(ways).mean()
-        return loss, health(features, embeddings) | {"momentum": loss.new_tensor(self.momentum)}
+        return loss, health(features, embeddings) | {"momentum": torch.tensor(self.momentum)}
 
     def after_step(self) -> None:
         """The target follows."""

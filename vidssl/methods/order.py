@@ -106,7 +106,7 @@ class Order(nn.Module):
             metrics |= {
                 f"term_{name}": losses[-1].detach(),
                 f"accuracy_{name}": (scores.argmax(1) == label).float().mean(),
-                f"chance_{name}": scores.new_tensor(chance, dtype=torch.float32),
+                f"chance_{name}": torch.tensor(chance),
             }
         return torch.stack(losses).mean(), metrics | health(torch.cat(features))
 

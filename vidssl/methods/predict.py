@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidssl.core.monitor import health
+from vidssl.core.monitor import health, measured
 from vidssl.core.random import uniform
 from vidssl.errors import VidsslError
 from vidssl.evaluate.image_quality import psnr, ssim
@@ -97,9 +97,10 @@ class Predict(nn.Module):
         maps = self.encoder.maps(past)
         predicted = self.paint(maps, past).to(true.dtype)
         loss = F.mse_loss(predicted, true)
-        return loss, health(maps.mean((-2, -1))) | quality(
-            predicted.detach()[:MEASURED], past[:MEASURED], true[:MEASURED]
-        )
+        if not measured():
+            return loss, {}
+        seen = quality(predicted.detach()[:MEASURED], past[:MEASURED], true[:MEASURED])
+        return loss, health(maps.mean((-2, -1))) | seen
 
     def predict(self, past: Tensor) -> Tensor:
         """The K frames to come: `[B,P,3,H,W]` in [0, 1] -> `[B,K,3,H,W]`, not clamped."""

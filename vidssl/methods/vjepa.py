@@ -105,7 +105,7 @@ class VJEPA(nn.Module):
         loss = torch.stack(list(errors.values())).mean()
         metrics = {name: error.detach() for name, error in errors.items()}
         # A clip's mean token: an encoder that told nothing but the place would give all clips the same.
-        return loss, metrics | health(seen.mean(1)) | {"momentum": loss.new_tensor(self.momentum)}
+        return loss, metrics | health(seen.mean(1)) | {"momentum": torch.tensor(self.momentum)}
 
     def target_tokens(self, clips: Tensor) -> Tensor:
         """All tokens of clips `[B,T,3,H,W]`, as they are to be predicted: `[B,n,D]`."""

@@ -109,7 +109,7 @@ class AlignmentNet(nn.Module):
 def registered(clouds: Sequence[Registrable], tried: Alignments, stages: Stages = NARROW) -> Alignments:
     """Where generalised ICP ends from each alignment, between its pair's clouds (`registrable`); some 2 ms each."""
     rotations, shifts = tried.rotation.cpu().numpy(), METRES * tried.translation.cpu().numpy()
-    ends = [refine(clouds[int(i)], R, t, stages) for i, R, t in zip(tried.pair, rotations, shifts, strict=True)]
+    ends = [refine(clouds[i], R, t, stages) for i, R, t in zip(tried.pair.tolist(), rotations, shifts, strict=True)]
     turned = torch.from_numpy(np.stack([rotation for rotation, _ in ends])).to(tried.rotation)
     moved = torch.from_numpy(np.stack([shift for _, shift in ends]) / METRES).to(tried.translation)
     return tried._replace(rotation=turned, translation=moved)
@@ -117,12 +117,13 @@ def registered(clouds: Sequence[Registrable], tried: Alignments, stages: Stages 
 
 def registrable(a: Clouds, b: Clouds) -> list[Registrable]:
     """Each pair of views, ready for `registered`."""
-    return [gicp_clouds(_metres(a, pair), _metres(b, pair), SPACING) for pair in range(len(a.points))]
+    return [gicp_clouds(one, other, SPACING) for one, other in zip(_metres(a), _metres(b), strict=True)]
 
 
-def _metres(view: Clouds, pair: int) -> NDArray[np.float64]:
-    points: NDArray[np.float64] = METRES * view.points[pair][view.valid[pair]].cpu().double().numpy()
-    return points
+def _metres(views: Clouds) -> list[NDArray[np.float64]]:
+    """The valid points of each view."""
+    points, valid = (METRES * views.points).cpu().double().numpy(), views.valid.cpu().numpy()
+    return [some[seen] for some, seen in zip(points, valid, strict=True)]
 
 
 def joined(*several: Alignments) -> Alignments:

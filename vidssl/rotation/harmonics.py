@@ -80,14 +80,15 @@ def wigner(rotations: Tensor, degree: int) -> list[Tensor]:
             f"wigner: expected rotations [n, 3, 3] and a degree of 0 or more, got {tuple(rotations.shape)}"
             f" and degree {degree}"
         )
-    points, fits = _samples(degree)
-    rotated = points.to(rotations) @ rotations.transpose(-1, -2)  # [n, p, 3]
+    points, fits = _samples(degree, rotations.device, rotations.dtype)
+    rotated = points @ rotations.transpose(-1, -2)  # [n, p, 3]
     harmonics = torch.stack(_harmonics(rotated, degree), dim=1)  # [n, (L+1)², p]
-    return [harmonics[:, ell * ell : (ell + 1) ** 2] @ fit.to(rotations) for ell, fit in enumerate(fits)]
+    return [harmonics[:, ell * ell : (ell + 1) ** 2] @ fit for ell, fit in enumerate(fits)]
 
 
 @lru_cache(maxsize=8)
-def _samples(degree: int) -> tuple[Tensor, list[Tensor]]:
+@torch.inference_mode(False)  # made in the first evaluation, used in training too
+def _samples(degree: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
     """Points [p, 3] spread over half the sphere, and for each l the right inverse [p, 2l+1] of Y_l at them.
 
     Half the sphere is enough, as Y_l(-x) = ±Y_l(x); p is about twice the 2L+1 that there must be, for conditioning.
@@ -99,4 +100,5 @@ def _samples(degree: int) -> tuple[Tensor, list[Tensor]]:
     radius = (1 - z * z).sqrt()
     points = torch.stack((radius * azimuth.cos(), radius * azimuth.sin(), z), dim=-1)
     harmonics = spherical_harmonics(points, degree)
-    return points, [torch.linalg.pinv(harmonics[:, ell * ell : (ell + 1) ** 2]).T for ell in range(degree + 1)]
+    fits = [torch.linalg.pinv(harmonics[:, ell * ell : (ell + 1) ** 2]).T for ell in range(degree + 1)]
+    return points.to(device, dtype), [fit.to(device, dtype) for fit in fits]

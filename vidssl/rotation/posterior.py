@@ -49,10 +49,11 @@ def turned_back(signals: Tensor, rotations: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=2)
-def grid_wigner(degree: int, count: int = GRID) -> tuple[Tensor, Tensor]:
+@torch.inference_mode(False)  # made in the first evaluation, used in training too
+def grid_wigner(degree: int, device: torch.device, count: int = GRID) -> tuple[Tensor, Tensor]:
     """The grid [G,3,3] and its Wigner matrices, transposed [W,G]."""
     rotations = grid(count)
-    return rotations, flat_wigner(rotations, degree).T.contiguous()
+    return rotations.to(device), flat_wigner(rotations, degree).T.contiguous().to(device)
 
 
 def modes(product: Tensor, degree: int, count: int, apart: float = APART) -> tuple[Tensor, Tensor]:
@@ -67,7 +68,7 @@ def modes(product: Tensor, degree: int, count: int, apart: float = APART) -> tup
     Returns:
         Rotations [P,k,3,3], and their scores [P,k] in -1…1, best first.
     """
-    rotations, matrices = (part.to(product.device) for part in grid_wigner(degree))
+    rotations, matrices = grid_wigner(degree, product.device)
     scores, places = (product @ matrices).topk(PEAKS, dim=1)  # peaks are among the best of the grid
     found = rotations[places]
     flat = found.flatten(2)

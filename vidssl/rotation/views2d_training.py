@@ -64,7 +64,7 @@ def fit_views(
         torch.manual_seed(seed)
         net = PairNet(config or ViewsConfig()).to(images.device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    sums = torch.zeros(2)
+    sums = torch.zeros(2, device=images.device)
     began = time.perf_counter()
     for step in itertools.count(1):
         spent = (time.perf_counter() - began) / seconds
@@ -79,7 +79,7 @@ def fit_views(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP_NORM)
         optimizer.step()
-        sums += torch.stack([loss.detach(), angle]).cpu() / 100
+        sums += torch.stack([loss.detach(), angle]) / 100
         if step % 100 == 0 and report is not None:
             report(step, spent, {"loss": float(sums[0]), "degrees": math.degrees(float(sums[1]))})
         if step % 100 == 0:
