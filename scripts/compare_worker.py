@@ -96,11 +96,11 @@ def train(settings: dict[str, Any]) -> int:
 
 def write_outcome(run: Path, device: str) -> None:
     """What training took, beside its run: steps, minutes, clips/s, peak memory. Marks the training as finished."""
-    from vidssl.checkpoint import read_config, read_state, write_json
+    from vidssl.checkpoint import read_config, read_metrics, read_state, write_json
 
     state = read_state(run)
     assert state is not None  # pretrain has just ended well
-    timed = [line for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "seconds" in line]
+    timed = [line for line in read_metrics(run) if "seconds" in line]
     step, seconds = (timed[-1]["step"], timed[-1]["seconds"]) if timed else (state["step"], state["seconds"])
     config = read_config(run)
     clips = config["clip"]["batch_size"] * config["train"]["accumulate"]

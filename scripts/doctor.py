@@ -14,7 +14,6 @@ The exit status is 1 when a run ended collapsed, otherwise 0. `vidssl pretrain -
 trains.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,24 +56,17 @@ def examine(run: Path, numbers_only: bool = False) -> Diagnosis:
     Raises:
         VidsslError: not a run folder, or one that has logged nothing.
     """
-    from vidssl.checkpoint import read_config
+    from vidssl.checkpoint import read_config, read_metrics
 
     setting = Setting.of(read_config(run))
     lines = read_metrics(run)
+    if not lines:
+        where = run / "metrics.jsonl"
+        raise VidsslError(f"{where}: nothing logged yet; the first line comes after the first step of training")
     diagnosis = diagnose(lines, None if numbers_only else setting)
     print("\n".join(report(run, lines, diagnosis, setting)))
     draw(lines, diagnosis, f"{run.name}: {diagnosis.verdict}", run / "doctor.png")
     return diagnosis
-
-
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; one that a kill cut short is left out."""
-    path = run / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-    whole = [json.loads(line) for line in lines if line.endswith("\n")]
-    if not whole:
-        raise VidsslError(f"{path}: nothing logged yet; the first line comes after the first step of training")
-    return whole
 
 
 def report(run: Path, lines: list[dict[str, Any]], diagnosis: Diagnosis, setting: Setting | None) -> list[str]:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vidssl.checkpoint import read_metrics
 from vidssl.core import sample_key
 from vidssl.core.random import mix_ints
 from vidssl.datasets.cache import PackedCache
@@ -91,7 +92,7 @@ def train_case(case: Case) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         fit(make_fabric("cpu"), method, trained, run, Budget(steps=case.steps), config, run_config=run_config)
-        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        lines = read_metrics(run)
         run_config = json.loads((run / "config.json").read_text())
     after = measure(method, held_out)
     return {"case": asdict(case), "config": run_config, "lines": lines, "before": before, "after": after}

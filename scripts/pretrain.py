@@ -12,7 +12,6 @@ The run folder then holds config.json, model.safetensors, metrics.jsonl and tens
 `vidssl.load_encoder("runs/mine")`. A run that was stopped goes on with the same command and --resume.
 """
 
-import ast
 import inspect
 import sys
 from dataclasses import asdict, dataclass, field
@@ -22,7 +21,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from vidssl.errors import VidsslError, unknown_name
+from vidssl.errors import VidsslError
+from vidssl.scripts.settings import parse_settings
 
 
 @dataclass
@@ -263,37 +263,11 @@ def clip_rate(videos: Any, stride: int) -> float | None:
 
 
 def method_options(method: Any, name: str, given: list[str]) -> dict[str, Any]:
-    """The settings of a method: its defaults, changed by `["name=value", …]`.
-
-    Raises:
-        VidsslError: something other than name=value, or a name that the method does not have (lists those it has).
-    """
-    known = {
-        p.name: p.default
-        for p in inspect.signature(method).parameters.values()
-        if p.kind is inspect.Parameter.KEYWORD_ONLY
-    }
-    options = dict(known)
-    for text in given:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise VidsslError(f"--options: got {text!r}; write name=value; {name} has {', '.join(known)}")
-        if key not in known:
-            raise unknown_name(f"{name} option", key, known)
-        options[key] = _value(f"{name} option {key}", value, known[key])
-    return options
-
-
-def _value(what: str, text: str, default: Any) -> Any:
-    """What an option's text says: of the default's kind, or None."""
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
-    kinds = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}.get(type(default), (object,))
-    if value is not None and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
-        raise VidsslError(f"{what}: got {text!r}; write a value like its default, {default!r}")
-    return value
+    """The settings of a method: its defaults, changed by `["name=value", …]`; VidsslError as of `parse_settings`."""
+    parameters = inspect.signature(method).parameters.values()
+    known = {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    defaults = {option: parameter.default for option, parameter in known.items()}
+    return defaults | parse_settings("--options", f"{name} option", given, known)
 
 
 def check_run(out: Path, resume: bool) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vidssl.checkpoint import replacing
+from vidssl.checkpoint import read_metrics, replacing
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -35,7 +35,7 @@ def write_report(folder: Path, results: dict[str, Any], minutes: float) -> Path:
         minutes: the whole demo took.
     """
     evaluation, curves = folder / "evaluation", folder / "training.png"
-    plot_training(folder / "run" / "metrics.jsonl", curves)
+    plot_training(read_metrics(folder / "run"), curves)
     learned = results["arms"]["learned"]
     config = results["run"]["config"]
     videos = [v for arm in ("learned", "expert") for v in sorted((evaluation / "videos").glob(f"{arm}-*.mp4"))]
@@ -75,11 +75,10 @@ def in_order(arms: Mapping[str, Any]) -> list[str]:
     return [*usual[: len(usual) - len(last)], *others, *last]
 
 
-def plot_training(metrics: Path, path: Path) -> None:
-    """Loss and effective rank over the steps of a `metrics.jsonl`."""
+def plot_training(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Loss and effective rank over the steps of a run's metrics."""
     from matplotlib.figure import Figure
 
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     figure = Figure(figsize=(8, 2.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, name, label in ((left, "loss", "loss"), (right, "rankme", "effective rank")):

@@ -1,15 +1,15 @@
 """What `vidssl robot-eval` works on: encoder, demonstrations, controllers by name, checked before anything is run."""
 
-import ast
-import json
 import re
 import shutil
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib import metadata
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidssl.errors import VidsslError, unknown_name
+from vidssl.checkpoint import read_metrics
+from vidssl.errors import VidsslError
 from vidssl.features import FeatureExtractor, load_encoder
 from vidssl.robot.arms import ARMS, CLONED, Architecture, check_arms
 from vidssl.robot.cloning import CloningConfig
@@ -21,6 +21,7 @@ from vidssl.robot.pixels import episode_seed, find_image
 from vidssl.robot.recording import record
 from vidssl.robot.rollout import MakeController, Place
 from vidssl.robot.spaces import encoder_notes
+from vidssl.scripts.settings import parse_settings
 
 if TYPE_CHECKING:
     from vidssl.scripts.robot_eval import Config
@@ -110,26 +111,9 @@ def forget(out: Path) -> None:
 
 
 def cloning_config(given: list[str]) -> CloningConfig:
-    """The settings of the clones: the defaults, changed by `["name=value", …]`.
-
-    Raises VidsslError for something other than name=value, an unknown name (lists the known), a value of another kind.
-    """
-    known = {part.name: part.default for part in fields(CloningConfig) if part.name != "seed"}
-    changed: dict[str, Any] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise VidsslError(f"--cloning: got {text!r}; write name=value, of {', '.join(known)}")
-        if name not in known:
-            raise unknown_name("cloning setting", name, known)
-        try:
-            changed[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            changed[name] = value
-        kind = (int, float) if isinstance(known[name], float) else type(known[name])
-        if not isinstance(changed[name], kind):
-            raise VidsslError(f"--cloning {name}: got {value!r}; write a value like its default, {known[name]!r}")
-    return CloningConfig(**changed)
+    """The settings of the clones: the defaults, changed by `["name=value", …]`; VidsslError as of `parse_settings`."""
+    known = {name: part for name, part in signature(CloningConfig).parameters.items() if name != "seed"}
+    return CloningConfig(**parse_settings("--cloning", "cloning setting", given, known))
 
 
 def _controllers(config: "Config") -> tuple[dict[str, str], Path | None]:
@@ -212,8 +196,5 @@ def _facts(recording: Recording, count: int) -> dict[str, Any]:
 
 def _pretraining_seconds(run: Path | None) -> float | None:
     """What the run's metrics say was spent on learning the features, which no other arm had; None if they do not."""
-    metrics = None if run is None else run / "metrics.jsonl"
-    if metrics is None or not metrics.is_file():
-        return None
-    seconds = [json.loads(line).get("seconds") for line in metrics.read_text().splitlines()]
-    return max((float(value) for value in seconds if value is not None), default=None)
+    lines = [] if run is None else read_metrics(run)
+    return max((float(line["seconds"]) for line in lines if "seconds" in line), default=None)

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from vidssl.checkpoint import read_metrics
 from vidssl.errors import VidsslError
 
 LATENCY = ("encoder", "form", "p50_ms", "p99_ms")  # of a row
@@ -42,7 +43,7 @@ class Found:
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
     lags: dict[str, dict[str, Any]] = field(default_factory=dict)
     latencies: dict[str, dict[str, Any]] = field(default_factory=dict)
-    trainings: dict[str, Path] = field(default_factory=dict)
+    trainings: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -92,8 +93,7 @@ def read(folders: Sequence[Path]) -> Found:
         if name in found.latencies:
             _check_latency(folder / "latency.json", found.latencies[name]["rows"])
         if (folder / "metrics.jsonl").is_file():
-            found.trainings[name] = folder / "metrics.jsonl"
-            _check_metrics(found.trainings[name])
+            found.trainings[name] = read_metrics(folder)
     return found
 
 
@@ -113,14 +113,6 @@ def _check_latency(path: Path, rows: Any) -> None:
             raise VidsslError(f"{path} is damaged: row {number} is {row!r}; make it again")
         if missing := [key for key in LATENCY if key not in row]:
             raise VidsslError(f"{path}: row {number} lacks {', '.join(missing)}; each has {', '.join(LATENCY)}")
-
-
-def _check_metrics(path: Path) -> None:
-    for number, text in enumerate(path.read_text(errors="replace").splitlines(), 1):
-        try:
-            json.loads(text)["step"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise VidsslError(f"{path}, line {number}, is damaged ({error!r}); delete the line, or the file") from None
 
 
 def _unsort(lag: dict[str, Any]) -> None:
@@ -253,12 +245,12 @@ def _others(found: Found, out: Path) -> list[str]:
         path = out / f"latency{number or ''}.png"
         plot_latency(latency["rows"], path, latency.get("title", "a step of the encoder on one camera image"))
         parts += [f"<h2>Latency: {html.escape(name)}</h2>", figure(path, "a step of the encoder; dotted: 10 ms")]
-    for number, (name, metrics) in enumerate(found.trainings.items()):
+    for number, (name, lines) in enumerate(found.trainings.items()):
         parts.append(f"<h2>Training: {html.escape(name)}</h2>")
-        if not metrics.read_text().strip():
+        if not lines:
             parts.append("<p>No picture: its metrics.jsonl is empty.</p>")
             continue
         path = out / f"training{number or ''}.png"
-        plot_training(metrics, path)
+        plot_training(lines, path)
         parts.append(figure(path, "loss, and effective rank of the features"))
     return parts

@@ -86,6 +86,27 @@ def read_config(run: str | Path) -> dict[str, Any]:
     return config
 
 
+def read_metrics(run: str | Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`, each with `step`; none where nothing is logged yet.
+
+    A last line that a kill cut short is left out.
+
+    Raises:
+        VidsslError: a line is damaged.
+    """
+    path = Path(run) / "metrics.jsonl"
+    texts = path.read_text(errors="replace").split("\n")[:-1] if path.is_file() else []
+    lines = []
+    for number, text in enumerate(texts, 1):
+        try:
+            line: dict[str, Any] = json.loads(text)
+            line["step"]  # every line has it
+        except (ValueError, KeyError, TypeError) as error:
+            raise VidsslError(f"{path}, line {number}, is damaged ({error!r}); delete the line, or the file") from error
+        lines.append(line)
+    return lines
+
+
 def write_tensors(path: Path, tensors: "dict[str, Tensor]", metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file whole, then rename."""
     from safetensors.torch import save

@@ -25,7 +25,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from vidssl.checkpoint import read_config, read_state, replacing, write_config, write_model, write_state
+from vidssl.checkpoint import read_config, read_metrics, read_state, replacing, write_config, write_model, write_state
 from vidssl.core.monitor import measuring
 from vidssl.core.random import mix_ints
 from vidssl.device import choose_device
@@ -462,9 +462,9 @@ class _MetricsLog:
             from torch.utils.tensorboard import SummaryWriter
 
             path = self.run / "metrics.jsonl"
-            kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= self.step]
+            kept = [line for line in read_metrics(self.run) if line["step"] <= self.step]
             with replacing(path) as temporary:
-                temporary.write_text("".join(kept))
+                temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
             self.file = path.open("a")
             self.board = SummaryWriter(str(self.run / "tensorboard"), purge_step=self.step + 1)
         return self
@@ -487,8 +487,7 @@ class _Ward:
 
     def __init__(self, run: Path, run_config: dict[str, Any]) -> None:
         self.doctor, self.path = Doctor(Setting.of(run_config)), run / "doctor.jsonl"
-        earlier = [json.loads(line) for line in _whole_lines(run / "metrics.jsonl")]
-        findings = [finding for line in earlier for finding in self.doctor.read(line)]
+        findings = [finding for line in read_metrics(run) for finding in self.doctor.read(line)]
         if findings or self.path.exists():
             with replacing(self.path) as temporary:
                 temporary.write_text("".join(json.dumps(finding.as_json()) + "\n" for finding in findings))
@@ -501,10 +500,3 @@ class _Ward:
                 file.write(json.dumps(finding.as_json()) + "\n")
             print(f"doctor: {finding.text()}", file=sys.stderr, flush=True)
         return self.doctor.collapsed
-
-
-def _whole_lines(path: Path) -> list[str]:
-    """The lines of a file that a kill may have cut in its last one."""
-    if not path.exists():
-        return []
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]

@@ -283,6 +283,8 @@ def test_settings_of_clones() -> None:
         ("width=3", r"unknown cloning setting 'width'.*hidden"),
         ("seed=3", "unknown cloning setting"),
         ("hidden=wide", "write a value like its default, 256"),
+        ("hidden=True", "hidden: got 'True'; write a value like its default, 256"),
+        ("hidden=None", "hidden: got 'None'; write a value like its default, 256"),
         ("hidden=0", "hidden: got 0; at least 1"),
         ("dropout=2", "dropout: got 2; 0 to below 1"),
         ("learning_rate=0", "learning_rate: got 0; above 0"),

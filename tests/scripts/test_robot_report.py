@@ -35,7 +35,7 @@ def evaluation(env: str, demos: int | None, share: float, score: bool = False, m
 
 def write(folder: Path, file: str, content: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / file).write_text(json.dumps(content, sort_keys=True))
+    (folder / file).write_text(json.dumps(content, sort_keys=True) + "\n")
     return folder
 
 

@@ -1,0 +1,47 @@
+"""Settings given as `NAME=VALUE …`, checked against the parameters that they are for."""
+
+import ast
+from collections.abc import Iterable, Mapping
+from inspect import Parameter
+from typing import Any
+
+from vidssl.errors import VidsslError, unknown_name
+
+KINDS: dict[type, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
+
+
+def parse_settings(flag: str, what: str, texts: Iterable[str], known: Mapping[str, Parameter]) -> dict[str, Any]:
+    """The values of `["name=value", …]` by name, each of the kind of its parameter's default, or None where it may be.
+
+    Args:
+        flag: that they were given with, e.g. `"--cloning"`.
+        what: one of them, e.g. `"cloning setting"`.
+        texts: as given.
+        known: the parameters, all with defaults.
+
+    Raises:
+        VidsslError: something other than name=value, an unknown name (lists the known), a value of another kind.
+    """
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise VidsslError(f"{flag}: got {text!r}; write name=value, of {', '.join(known)}")
+        if name not in known:
+            raise unknown_name(what, name, known)
+        found[name] = _value(f"{what} {name}", value, known[name])
+    return found
+
+
+def _value(what: str, text: str, parameter: Parameter) -> Any:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    default = parameter.default
+    if value is None and (parameter.annotation is Parameter.empty or "None" in str(parameter.annotation)):
+        return None
+    kinds = KINDS.get(type(default), (object,))
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        raise VidsslError(f"{what}: got {text!r}; write a value like its default, {default!r}")
+    return value
