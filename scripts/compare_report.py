@@ -19,6 +19,7 @@ from vidssl.scripts.compare_rows import RowSpec
 
 if TYPE_CHECKING:
     from vidssl.datasets.cache import PackedCache
+    from vidssl.evaluate.arms import Row
     from vidssl.evaluate.comparison import Entry
     from vidssl.scripts.compare import Config
     from vidssl.scripts.compare_worker import Probing
@@ -124,16 +125,25 @@ class Comparison:
             facts = tuple(
                 {"run": f"runs/{name}", **row.parameters, **_outcome(self.config.out / "runs" / name)} for name in done
             )
+            starts = tuple(self._start(row, seed) for seed in self.seeds(row))
             encoder = row.baseline.removeprefix("untrained ") if row.failure is None else row.encoder
             failures = self.failures.get(row.spec.name, {}) if row.failure is None else {row.spec.name: row.failure}
             if parts or failures:
-                found.append(Entry(row.spec.name, False, parts, facts, failures, encoder))
+                found.append(Entry(row.spec.name, False, parts, facts, failures, encoder, starts))
         for name in self.baselines():
             rows = [read_row(path) for path in sorted(self.results(name).glob("*.npz"))]
             found += [Entry(row.name, True, (row,)) for row in rows]
             if name in self.failures:
                 found.append(Entry(name, True, failures=self.failures[name]))
         return found
+
+    def _start(self, row: Planned, seed: int) -> "Row | None":
+        """The row's network with the weights that training with `seed` begins from, of those its baseline averages."""
+        from vidssl.evaluate.arms import network
+        from vidssl.evaluate.comparison import read_row
+
+        file = None if row.failure else self.results(row.baseline) / "0.npz"
+        return network(read_row(file), seed, self.config.shuffles) if file and file.exists() else None
 
     def report(self, final: bool) -> int:
         """Write comparison.json; at the end the table and the plot as well. Returns 1 where rows are missing."""

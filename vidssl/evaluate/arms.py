@@ -4,7 +4,7 @@ n videos, W windows, T frames a window, H x W' pixels, D feature dim.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidssl.evaluate.folds import Groups
-from vidssl.evaluate.probes import ProbeResult, knn_probe, linear_probe, pool
+from vidssl.evaluate.probes import ProbeResult, knn_probe, linear_probe, part, pool
 from vidssl.evaluate.rank import rankme
-from vidssl.evaluate.ridge import RidgeResult, pool_ridge, ridge_r2
+from vidssl.evaluate.ridge import RidgeResult, pool_ridge, ridge_part, ridge_r2
 from vidssl.evaluate.windows import mean_and_std
 
 RANK_ROWS = 1024  # frames kept for RankMe, over all videos
@@ -48,7 +48,11 @@ class Arm:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: one name, its probes (None where there are no labels, or no targets)."""
+    """A line of the table: one name, its probes (None where there are no labels, or no targets).
+
+    `rankme` is that of the paper, of features as they are; a mean vector that dominates counts there as a direction and
+    hides the others. `rank_centred` is the same without the mean; None where it was not measured.
+    """
 
     name: str
     dim: int
@@ -56,6 +60,7 @@ class Row:
     linear: ProbeResult | None
     knn: ProbeResult | None
     ridge: RidgeResult | None
+    rank_centred: float | None = None
 
 
 def judge(
@@ -78,11 +83,12 @@ def judge(
     """
     parts: dict[str, list[Row]] = {}
     for arm in arms:
-        x = torch.stack(arm.clips)
+        x, frames = torch.stack(arm.clips), torch.cat(arm.frames)
         row = Row(
             name=arm.name,
             dim=x.shape[1],
-            rankme=rankme(torch.cat(arm.frames)),
+            rankme=rankme(frames),
+            rank_centred=rankme(frames - frames.mean(0)),
             linear=None if labels is None else linear_probe(x, labels, groups, folds, seeds),
             knn=None if labels is None else knn_probe(x, labels, groups, folds, seeds),
             ridge=None if targets is None else ridge_r2(x, targets, groups, folds, seeds),
@@ -97,6 +103,7 @@ def averaged(rows: Sequence[Row]) -> Row:
     linear = [row.linear for row in rows if row.linear]
     knn = [row.knn for row in rows if row.knn]
     ridge = [row.ridge for row in rows if row.ridge]
+    centred = [row.rank_centred for row in rows if row.rank_centred is not None]
     return Row(
         name=rows[0].name,
         dim=rows[0].dim,
@@ -104,4 +111,22 @@ def averaged(rows: Sequence[Row]) -> Row:
         linear=pool(linear) if linear else None,
         knn=pool(knn) if knn else None,
         ridge=pool_ridge(ridge) if ridge else None,
+        rank_centred=float(np.mean(centred)) if len(centred) == len(rows) else None,
+    )
+
+
+def network(row: Row, number: int, shuffles: int) -> Row | None:
+    """One of the networks that `averaged` made a row of, the `number`-th; None where there were fewer.
+
+    Its ranks and its dim stay those of all.
+    """
+    rows = slice(number * shuffles, (number + 1) * shuffles)
+    held = [len(result.scores) for result in (row.linear, row.knn, row.ridge) if result is not None]
+    if not held or min(held) < rows.stop:
+        return None
+    return replace(
+        row,
+        linear=row.linear and part(row.linear, rows),
+        knn=row.knn and part(row.knn, rows),
+        ridge=row.ridge and ridge_part(row.ridge, rows),
     )

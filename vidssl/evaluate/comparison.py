@@ -13,9 +13,9 @@ import numpy as np
 
 from vidssl.checkpoint import replacing
 from vidssl.evaluate.arms import Row, averaged
-from vidssl.evaluate.intervals import Bootstrap
-from vidssl.evaluate.probes import ProbeResult, compare
-from vidssl.evaluate.ridge import RidgeResult, compare_ridge
+from vidssl.evaluate.intervals import Bootstrap, over_seeds
+from vidssl.evaluate.probes import ProbeResult, drawn_lead
+from vidssl.evaluate.ridge import RidgeResult, drawn_ridge_lead
 
 RESULTS: dict[str, type] = {"linear": ProbeResult, "knn": ProbeResult, "ridge": RidgeResult}
 PROBES = {"linear": "linear", "knn": "10-NN", "ridge": "R²"}  # as tables call them
@@ -32,6 +32,7 @@ class Entry:
         facts: of each part, what training cost.
         failures: why seeds are missing.
         encoder: the network, as its untrained line names it; "" for a baseline.
+        starts: of each part, the same network with the weights it began from; None where those were not probed.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Entry:
     facts: tuple[dict[str, Any], ...] = ()
     failures: dict[str, str] = field(default_factory=dict)
     encoder: str = ""
+    starts: tuple[Row | None, ...] = ()
 
     @cached_property
     def row(self) -> Row | None:
@@ -51,10 +53,30 @@ class Entry:
         values = [facts[name] for facts in self.facts if facts.get(name) is not None]
         return float(np.mean(values)) if values else None
 
+    @property
+    def gains(self) -> dict[str, Bootstrap]:
+        """By probe, what training added to each part's own start, on average: seed for seed, item for item."""
+        pairs = [(part, start) for part, start in zip(self.parts, self.starts, strict=False) if start is not None]
+        parts, starts = [part for part, _ in pairs], [start for _, start in pairs]
+        return {probe: lead(probe, parts, starts) for probe in RESULTS if pairs and getattr(parts[0], probe)}
+
+
+def lead(probe: str, mine: Sequence[Row], theirs: Sequence[Row]) -> Bootstrap:
+    """How far the rows of S training seeds are above the S they are paired with: a mean over seeds.
+
+    Groups are resampled, and with two seeds or more the seeds as well.
+    """
+    drawn = drawn_ridge_lead if probe == "ridge" else drawn_lead
+    pairs: list[tuple[Any, Any]] = [(getattr(a, probe), getattr(b, probe)) for a, b in zip(mine, theirs, strict=True)]
+    mean = float(np.mean([a.mean - b.mean for a, b in pairs]))
+    return Bootstrap.of(mean, over_seeds([drawn(a, b) for a, b in pairs]))
+
 
 def write_row(path: Path, row: Row) -> None:
     """One row with all its out-of-fold predictions as .npz, whole and then renamed."""
     arrays: dict[str, Any] = {name: np.asarray(getattr(row, name)) for name in ("name", "dim", "rankme")}
+    if row.rank_centred is not None:
+        arrays["rank_centred"] = np.asarray(row.rank_centred)
     for probe in RESULTS:
         result = getattr(row, probe)
         if result is not None:
@@ -80,6 +102,7 @@ def read_row(path: Path) -> Row:
         result("linear"),
         result("knn"),
         result("ridge"),
+        float(arrays["rank_centred"]) if "rank_centred" in arrays else None,
     )
 
 
@@ -92,11 +115,15 @@ def _plain(value: np.ndarray) -> Any:
 
 @dataclass(frozen=True)
 class Standing:
-    """How a method stands to the baselines on one probe: its lead over each, paired by item, 95 % over groups."""
+    """How a method stands to the baselines on one probe: its lead over each, paired by item, 95 % over groups.
+
+    `seeds` are the trainings behind it: of one, no interval knows how much another would differ.
+    """
 
     name: str
     score: float
     leads: dict[str, Bootstrap]
+    seeds: int
 
     @property
     def closest(self) -> str:
@@ -116,36 +143,50 @@ class Standing:
 
 def standings(entries: Sequence[Entry]) -> dict[str, list[Standing]]:
     """By probe, every method's standing to all baselines, the best method first."""
-    rows = {entry.name: (entry.baseline, entry.row) for entry in entries}
     found: dict[str, list[Standing]] = {}
     for probe in RESULTS:
-        results = {name: (base, getattr(row, probe)) for name, (base, row) in rows.items() if row is not None}
-        baselines = {name: result for name, (base, result) in results.items() if base and result is not None}
-        methods = {name: result for name, (base, result) in results.items() if not base and result is not None}
-        if baselines and methods:
-            lead = compare_ridge if probe == "ridge" else compare
-            standing = [
-                Standing(name, mine.mean, {other: lead(mine, theirs) for other, theirs in baselines.items()})
-                for name, mine in methods.items()
-            ]
+        judged = [entry for entry in entries if entry.row is not None and getattr(entry.row, probe) is not None]
+        baselines = {entry.name: entry.row for entry in judged if entry.baseline and entry.row is not None}
+        standing = []
+        for entry in judged:
+            if not entry.baseline and baselines:
+                count = len(entry.parts)
+                leads = {name: lead(probe, entry.parts, [row] * count) for name, row in baselines.items()}
+                standing.append(Standing(entry.name, getattr(entry.row, probe).mean, leads, count))
+        if standing:
             found[probe] = sorted(standing, key=lambda one: -one.score)
     return found
 
 
 def verdicts(entries: Sequence[Entry]) -> list[str]:
-    """Which methods are above all baselines, and which of them clearly: a few lines a probe."""
+    """Which methods are above all baselines, which of them clearly, and which above their start: lines a probe."""
+    gains = {entry.name: entry.gains for entry in entries}
     lines = []
     for probe, standing in standings(entries).items():
         clear = [one.name for one in standing if one.clear]
         above = [one.name for one in standing if one.above and not one.clear]
         lines.append(
             f"{PROBES[probe]}: above all {len(standing[0].leads)} baselines, every 95 % interval excludes zero:"
-            f" {', '.join(clear) or 'none'} ({len(clear)} of {len(standing)} methods)"
+            f" {', '.join(clear) or 'none'} ({len(clear)} of {len(standing)} methods; {_seeds(standing)})"
         )
         if above:
             lines.append(f"{PROBES[probe]}: above all baselines, not clearly: {', '.join(above)}")
         lines += [f"{PROBES[probe]}: {_behind(one)}" for one in standing if not one.above]
+        gain = {one.name: gains[one.name][probe] for one in standing if probe in gains[one.name]}
+        better = [name for name, one in gain.items() if one.low > 0]
+        worse = [name for name, one in gain.items() if one.high < 0]
+        if gain:
+            lines.append(
+                f"{PROBES[probe]}: above their own start, the interval excludes zero: {', '.join(better) or 'none'};"
+                f" below it: {', '.join(worse) or 'none'} (of {len(gain)} methods)"
+            )
     return lines
+
+
+def _seeds(standing: Sequence[Standing]) -> str:
+    counts = sorted({one.seeds for one in standing})
+    told = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"training seeds behind each: {told}"
 
 
 def _behind(one: Standing) -> str:
@@ -171,14 +212,16 @@ def as_json(entries: Sequence[Entry], targets: Sequence[str]) -> list[dict[str, 
                 for facts, part in zip(entry.facts or ({},) * len(entry.parts), entry.parts, strict=True)
             ],
             **(_values(entry.row, targets) if entry.row else {}),
+            "training_seeds": 0 if entry.baseline else len(entry.parts),
             "leads": {probe: leads[entry.name, probe] for probe in RESULTS if (entry.name, probe) in leads},
+            "gain_over_own_start": {probe: vars(gain) for probe, gain in entry.gains.items()},
         }
         for entry in entries
     ]
 
 
 def _values(row: Row, targets: Sequence[str]) -> dict[str, Any]:
-    values: dict[str, Any] = {"rankme": row.rankme, "dim": row.dim}
+    values: dict[str, Any] = {"rankme": row.rankme, "rank_centred": row.rank_centred, "dim": row.dim}
     for probe in ("linear", "knn"):
         if result := getattr(row, probe):
             values[probe] = {"mean": result.mean, "stderr": result.stderr, "balanced": result.balanced}

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from vidssl.errors import VidsslError
 
 RESAMPLES = 4000
+Floats = NDArray[np.float64]
 
 
 def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -87,12 +88,21 @@ def _phi(both: int, only_a: int, only_b: int, neither: int) -> float:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """A mean over items, its standard error and 95 % percentile interval over resampled groups."""
+    """A mean over items, its standard error and 95 % percentile interval over resampled groups.
+
+    With few groups a percentile interval is a little short: with 20 it holds the truth in about 93 % of cases, not 95.
+    """
 
     mean: float
     stderr: float
     low: float
     high: float
+
+    @classmethod
+    def of(cls, mean: float, drawn: Floats) -> "Bootstrap":
+        """From the value in each resample."""
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        return cls(float(mean), float(drawn.std(ddof=1)), float(low), float(high))
 
 
 def group_bootstrap(values: ArrayLike, groups: Sequence[object] | NDArray[np.generic], seed: int = 0) -> Bootstrap:
@@ -109,14 +119,32 @@ def group_bootstrap(values: ArrayLike, groups: Sequence[object] | NDArray[np.gen
     Raises:
         VidsslError: lengths differ or nothing to resample.
     """
+    return Bootstrap.of(float(np.mean(np.asarray(values, dtype=float))), group_means(values, groups, seed))
+
+
+def group_means(values: ArrayLike, groups: Sequence[object] | NDArray[np.generic], seed: int = 0) -> Floats:
+    """[RESAMPLES] the mean in each resample of `group_bootstrap`, whose arguments and mistakes these are."""
     x = np.asarray(values, dtype=float)
     names, member = np.unique(np.asarray(groups), return_inverse=True)
     if x.ndim != 1 or len(x) != len(member) or len(x) == 0:
         raise VidsslError(f"group_bootstrap: expected one group a value, got {x.shape} values, {len(member)} groups")
     counts = group_draws(len(names), seed)
-    draws = counts @ np.bincount(member, weights=x) / (counts @ np.bincount(member))
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return Bootstrap(float(x.mean()), float(draws.std(ddof=1)), float(low), float(high))
+    return np.asarray(counts @ np.bincount(member, weights=x) / (counts @ np.bincount(member)))
+
+
+def over_seeds(drawn: Sequence[Floats], seed: int = 1) -> Floats:
+    """[RESAMPLES] the mean over training seeds, which are resampled too where there are two or more.
+
+    Few seeds give short intervals: of two, half the variance between them is counted, of three two thirds.
+
+    Args:
+        drawn: for each training seed its value in each resample of the groups, the same resamples for all.
+        seed: of the resampling.
+    """
+    values = np.stack(drawn)
+    count = len(values)
+    share = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=values.shape[1]) / count
+    return np.asarray((share.T * values).sum(axis=0))
 
 
 @lru_cache(maxsize=4)

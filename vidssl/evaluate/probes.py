@@ -25,7 +25,7 @@ from vidssl.evaluate.folds import (
     check_labels,
     label_folds,
 )
-from vidssl.evaluate.intervals import Bootstrap, group_bootstrap
+from vidssl.evaluate.intervals import Bootstrap, group_bootstrap, group_means
 from vidssl.evaluate.linear import INNER_FOLDS, STRENGTHS, Basis, Scaler, fit_softmax, scores, threads_for, with_ones
 
 # (training features, labels, groups, test features) -> predicted class numbers of the test items
@@ -127,11 +127,22 @@ def compare(a: ProbeResult, b: ProbeResult) -> Bootstrap:
     Raises:
         VidsslError: the two were not measured on the same items and groups.
     """
+    return Bootstrap.of(a.mean - b.mean, drawn_lead(a, b))
+
+
+def drawn_lead(a: ProbeResult, b: ProbeResult) -> NDArray[np.float64]:
+    """[RESAMPLES] what `compare` compares, in each resample of the groups."""
     if not (np.array_equal(a.labels, b.labels) and np.array_equal(a.groups, b.groups)):
         raise VidsslError(
             "compare: the two probes have other items or groups; probe both on the same labels and groups"
         )
-    return group_bootstrap(a.item_scores - b.item_scores, a.groups)
+    return group_means(a.item_scores - b.item_scores, a.groups)
+
+
+def part(pooled: ProbeResult, rows: slice) -> ProbeResult:
+    """Some of the seeds alone, e.g. those of one of the networks that `pool` made one result of."""
+    labels = Labels(pooled.labels, pooled.classes)
+    return _result(pooled.predictions[rows], pooled.scores[rows], labels, pooled.groups)
 
 
 def pool(results: Sequence[ProbeResult]) -> ProbeResult:

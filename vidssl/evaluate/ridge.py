@@ -94,11 +94,19 @@ def compare_ridge(a: RidgeResult, b: RidgeResult) -> Bootstrap:
     Raises:
         VidsslError: the two were not measured on the same items, targets and groups.
     """
+    return Bootstrap.of(a.mean - b.mean, drawn_ridge_lead(a, b))
+
+
+def drawn_ridge_lead(a: RidgeResult, b: RidgeResult) -> Floats:
+    """[resamples] what `compare_ridge` compares, in each resample of the groups."""
     if not (np.array_equal(a.spread, b.spread, equal_nan=True) and np.array_equal(a.groups, b.groups)):
         raise VidsslError("compare_ridge: the two have other items, targets or groups; probe both on the same ones")
-    drawn = _drawn_r2(a.errors.mean(axis=0), a.spread, a.groups) - _drawn_r2(b.errors.mean(axis=0), b.spread, b.groups)
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return Bootstrap(a.mean - b.mean, float(drawn.std(ddof=1)), float(low), float(high))
+    return _drawn_r2(a.errors.mean(axis=0), a.spread, a.groups) - _drawn_r2(b.errors.mean(axis=0), b.spread, b.groups)
+
+
+def ridge_part(pooled: RidgeResult, rows: slice) -> RidgeResult:
+    """Some of the seeds alone, e.g. those of one of the networks that `pool_ridge` made one result of."""
+    return _result(pooled.errors[rows], pooled.spread, pooled.groups)
 
 
 def _result(errors: Floats, spread: Floats, groups: NDArray[np.int64]) -> RidgeResult:

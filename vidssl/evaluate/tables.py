@@ -12,12 +12,14 @@ from vidssl.evaluate.intervals import Bootstrap
 from vidssl.evaluate.probes import ProbeResult, compare
 from vidssl.evaluate.ridge import RidgeResult, compare_ridge
 
+RANKS = ("RankMe", "rank, centred")
+
 
 def class_table(rows: Sequence[Row]) -> Table:
     """Accuracies of the linear and nearest-neighbour probes, and by how much the first row leads each other one."""
     table = Table(caption="± standard error and [95 % interval]: bootstrap over groups; lead = first row - this row")
     table.add_column("features")
-    for name in ("linear", "balanced", "lead, linear", "10-NN", "lead, 10-NN", "RankMe", "dim"):
+    for name in ("linear", "balanced", "lead, linear", "10-NN", "lead, 10-NN", *RANKS, "dim"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         if not (row.linear and row.knn and rows[0].linear and rows[0].knn):
@@ -30,7 +32,7 @@ def class_table(rows: Sequence[Row]) -> Table:
             "" if first else _interval(compare(rows[0].linear, row.linear)),
             f"{row.knn.mean:.3f} ± {row.knn.stderr:.3f}",
             "" if first else _interval(compare(rows[0].knn, row.knn)),
-            f"{row.rankme:.1f}",
+            *_ranks(row),
             str(row.dim),
         )
     return table
@@ -40,7 +42,7 @@ def target_table(rows: Sequence[Row], names: Sequence[str]) -> Table:
     """R² of ridge regression, their mean and each target's, and by how much the first row's mean leads."""
     table = Table(caption="R² out of fold; ± standard error and [95 % interval]: bootstrap over groups")
     table.add_column("features")
-    for name in ("ridge R²", "lead", *names, "RankMe", "dim"):
+    for name in ("ridge R²", "lead", *names, *RANKS, "dim"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         if row.ridge is None or rows[0].ridge is None:
@@ -51,10 +53,14 @@ def target_table(rows: Sequence[Row], names: Sequence[str]) -> Table:
             f"{row.ridge.mean:.3f} ± {row.ridge.stderr:.3f}",
             "" if row is rows[0] else _interval(compare_ridge(rows[0].ridge, row.ridge)),
             *each,
-            f"{row.rankme:.1f}",
+            *_ranks(row),
             str(row.dim),
         )
     return table
+
+
+def _ranks(row: Row) -> tuple[str, str]:
+    return f"{row.rankme:.1f}", "" if row.rank_centred is None else f"{row.rank_centred:.1f}"
 
 
 def widest(table: Table) -> int:
@@ -118,7 +124,8 @@ def as_json(rows: Sequence[Row], targets: Sequence[str]) -> list[dict[str, Any]]
     """The rows as plain values: mean, standard error, balanced accuracy, scores [seeds][folds], lead of the first."""
     found = []
     for row in rows:
-        entry: dict[str, Any] = {"features": row.name, "dim": row.dim, "rankme": row.rankme}
+        entry: dict[str, Any] = {"features": row.name, "dim": row.dim}
+        entry |= {"rankme": row.rankme, "rank_centred": row.rank_centred}
         for name, mine, first in (("linear", row.linear, rows[0].linear), ("knn", row.knn, rows[0].knn)):
             if mine and first:
                 entry[name] = _accuracy(mine) | (
