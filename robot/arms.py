@@ -104,9 +104,8 @@ def cloned_arm(
         config: its seed also draws the random weights of the untrained encoders.
     """
     if name == "pixels":
-        untrained = architecture.untrained(config.seed)
-        controller, fit = clone_pixels(untrained, demos, config, steps=budget.pixels, minutes=budget.minutes)
-        controller.extractor.config = untrained.config
+        start = architecture.untrained(config.seed)
+        controller, fit = clone_pixels(start, demos, config, steps=budget.pixels, minutes=budget.minutes)
     elif name == "random-encoder":
         controller, fit = clone_features(architecture.untrained(config.seed), demos, config, budget.head)
     elif learned is not None:

@@ -186,7 +186,9 @@ def clone_pixels(
             steps = _steps_in(minutes * 60, model, predict, demos, train, batch_size, started)
         assert steps is not None
         fit = _train(model, predict, demos, train, heldout, config, steps, batch_size, started)
-    trained = FeatureExtractor(encoder, context, untrained.image_size, untrained.fps, untrained.output)
+    trained = FeatureExtractor(
+        encoder, context, untrained.image_size, untrained.fps, untrained.output, untrained.config
+    )
     return CloneController(trained, head, demos.low, demos.high), fit
 
 

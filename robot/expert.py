@@ -90,12 +90,11 @@ def _reorient(env: gymnasium.Env[Any, Any]) -> Expert:
 
 EXPERTS: dict[str, Callable[[gymnasium.Env[Any, Any]], Expert]] = {
     "vidssl/Reorient-v0": _reorient,
-    "vidssl/Rover-v0": RoverExpert,
     "vidssl/TwoRooms-v0": TwoRoomsExpert,
 }
 FAMILIES: dict[str, Callable[[gymnasium.Env[Any, Any]], Expert]] = {  # by the beginning of the id
     "FetchReach": FetchReachExpert,
-    "vidssl/Rover": RoverExpert,  # its difficulties
+    "vidssl/Rover": RoverExpert,  # in every difficulty
     "Meta-World/": MetaWorldExpert,
 }
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from vidssl.robot.safety_trials import Arm, MakeDriver, Scored, Trial
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-FEATURE_SCORES = ("detail", "density", "prediction", "stillness")
 CHUNK = 50  # usual episodes a process takes at a time
 
 
@@ -166,8 +165,9 @@ def _drive(config: Config, trials: "list[Trial]", folder: Path) -> None:
 
 
 def _families(config: Config, fit: "Trial", folder: Path) -> "tuple[dict[str, SafetyMonitor], float]":
-    """Monitors on the run's features, on those of an untrained encoder, and on pixels; their threshold is not set."""
+    """Monitors on the run's features, on those of its network untrained, and on pixels; their threshold is not set."""
     from vidssl.energy import load_energy
+    from vidssl.evaluate.baselines import untrained
     from vidssl.features import FeatureExtractor, load_encoder
     from vidssl.robot.pixels import make_env
     from vidssl.robot.safety import SafetyMonitor
@@ -176,7 +176,6 @@ def _families(config: Config, fit: "Trial", folder: Path) -> "tuple[dict[str, Sa
     learned = load_encoder(config.run)
     energy_run = config.energy or (config.run if learned.config.get("energy") else None)
     energy = None if energy_run is None else load_energy(energy_run)
-    untrained = FeatureExtractor.random(learned.config["encoder"]["name"], learned.image_size, config.seed)
     pixels = FeatureExtractor(PixelGrid(), None, learned.image_size)
     env = make_env(config.env, "train")
     fps = float(env.metadata.get("render_fps", 10))
@@ -185,7 +184,7 @@ def _families(config: Config, fit: "Trial", folder: Path) -> "tuple[dict[str, Sa
     families = {}
     for name, extractor, own, scores in (
         ("learned", learned, energy, None),
-        ("untrained", untrained, None, None),
+        ("untrained", untrained(learned, config.seed), None, None),
         ("pixels", pixels, None, ("density",)),
     ):
         families[name] = SafetyMonitor.fit_scores(extractor, drives, fps=fps, energy=own, scores=scores)

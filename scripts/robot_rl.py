@@ -19,6 +19,7 @@ from vidssl.errors import VidsslError
 
 if TYPE_CHECKING:
     from vidssl.features import FeatureExtractor
+    from vidssl.robot.sb3 import Progress as State
 
 ROWS = 100  # of learning.jsonl
 
@@ -70,7 +71,6 @@ def run(config: Config) -> None:
     from vidssl.checkpoint import check_writable
     from vidssl.robot.controller_files import FILE, is_controller
     from vidssl.robot.sb3 import LearningConfig, train_policy, write_learning
-    from vidssl.robot.sb3 import Progress as State
 
     if is_controller(config.out):
         raise VidsslError(f"{config.out} holds a controller already; choose another --out or remove it")
@@ -84,7 +84,7 @@ def run(config: Config) -> None:
     with Progress(*columns) as bar:
         task = bar.add_task(config.algorithm, total=config.steps)
 
-        def show(state: State) -> None:
+        def show(state: "State") -> None:
             bar.update(task, completed=min(state.step, config.steps), description=_told(config.algorithm, state))
             if state.step * ROWS >= len(rows) * config.steps:
                 rows.append(state)
@@ -113,8 +113,8 @@ def _extractor(config: Config) -> "FeatureExtractor":
     return Architecture(config.untrained, (height, width)).untrained(config.seed)
 
 
-def _told(algorithm: str, state: "object") -> str:
-    mean, rate = getattr(state, "mean_return", None), getattr(state, "success_rate", None)
+def _told(algorithm: str, state: "State") -> str:
+    mean, rate = state.mean_return, state.success_rate
     told = "no episode has ended yet" if mean is None else f"return {mean:.2f}"
     return f"{algorithm}: {told}" + ("" if rate is None else f", success {rate:.2f}")
 

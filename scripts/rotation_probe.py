@@ -113,7 +113,8 @@ def arms(runs: tuple[Path, ...]) -> dict[str, Any]:
     Raises:
         VidsslError: a run is named twice, or cannot be loaded.
     """
-    from vidssl.features import FeatureExtractor, load_encoder
+    from vidssl.evaluate.baselines import untrained
+    from vidssl.features import load_encoder
 
     found: dict[str, Any] = {"raw pixels": raw_pixels}
     for run in runs:
@@ -121,8 +122,8 @@ def arms(runs: tuple[Path, ...]) -> dict[str, Any]:
             raise VidsslError(f"RUNS: {run} stands there twice; name every run once")
         extractor = load_encoder(run)
         found[str(run)] = encoding(extractor)
-        network = extractor.config["encoder"]["name"]
-        found.setdefault(f"{network}, untrained", encoding(FeatureExtractor.random(network, extractor.image_size)))
+        parts = [extractor.config[part]["name"] for part in ("encoder", extractor.output)]
+        found.setdefault(f"{' and '.join(dict.fromkeys(parts))}, untrained", encoding(untrained(extractor, 0)))
     return found
 
 

@@ -187,6 +187,9 @@ def test_run_folders_that_cannot_be_loaded(tmp_path: Path) -> None:
     write_json(run / "config.json", {"version": 1})
     with pytest.raises(vidssl.VidsslError, match="lacks or garbles 'image_size'"):
         vidssl.load_encoder(run)
+    write_json(run / "config.json", {"version": 1, "kind": "points"})
+    with pytest.raises(vidssl.VidsslError, match=r"of kind 'points'.*load it with vidssl\.encoders\.points"):
+        vidssl.load_encoder(run)
     write_json(run / "config.json", {**config, "encoder": {"name": "resnet18", "dim": 512}})
     with pytest.raises(vidssl.VidsslError, match=r"does not fit config\.json"):
         vidssl.load_encoder(run)

@@ -20,6 +20,11 @@ from vidssl.errors import VidsslError
 Output = Literal["encoder", "context"]
 OUTPUTS = ("encoder", "context")
 PART = 32  # windows encoded at a time
+LOADERS = {
+    "points": "vidssl.encoders.points.load_point_encoder",
+    "rotation": "vidssl.rotation.load_estimator",
+    "rotation-views": "vidssl.rotation.views2d.load_views_estimator",
+}  # of runs of another kind, by the `kind` in their config.json
 
 
 class FeatureExtractor:
@@ -211,10 +216,13 @@ def load_encoder(run: str | Path, device: str | torch.device = "cpu", output: Ou
         device: where to run it.
         output: `"encoder"` or `"context"`; None takes the one that the run exports.
     Raises:
-        VidsslError: not a run folder, another version, weights that are missing, damaged or of another architecture, a
-            device that torch can't use.
+        VidsslError: not a run folder, one of another kind or version, weights that are missing, damaged or of another
+            architecture, a device that torch can't use.
     """
     config = read_config(run)
+    if (kind := config.get("kind")) is not None:
+        how = f"load it with {LOADERS[kind]}" if kind in LOADERS else f"the kinds known here are {', '.join(LOADERS)}"
+        raise VidsslError(f"{run} is a run of kind {kind!r}, which holds no encoder of frames; {how}")
     weights = {name: w for name, w in read_model(run).items() if not name.startswith("energy.")}
     try:
         size = (int(config["image_size"][0]), int(config["image_size"][1]))

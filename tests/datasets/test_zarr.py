@@ -1,8 +1,8 @@
 """The zarr reader against stores written the slow way; Push-T against the published set's own facts."""
 
 import json
-import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,24 +12,22 @@ from vidssl.datasets.pusht import read_pusht
 from vidssl.datasets.zarr import ZarrStore, unpack_blosc
 from vidssl.errors import VidsslError
 
-REAL = Path(os.environ.get("VIDSSL_TEST_DATA", "../shared/data"), "pusht", "pusht_206.tar")
-
 
 @pytest.mark.parametrize("codec", ["zstd", "lz4_raw"])
 @pytest.mark.parametrize("bits", [True, False])
 @pytest.mark.parametrize("split", [True, False])
 @pytest.mark.parametrize("count", [4096, 1000, 805])
-def test_a_blosc_frame_unpacks(codec, bits, split, count):
+def test_a_blosc_frame_unpacks(codec: str, bits: bool, split: bool, count: int) -> None:
     data = np.arange(count, dtype=np.float32).tobytes()
     assert unpack_blosc(blosc(data, 4, 2048, codec, bits, split)) == data
 
 
-def test_a_blosc_frame_of_copied_bytes():
+def test_a_blosc_frame_of_copied_bytes() -> None:
     frame = bytes([2, 1, 0x2, 4]) + (5).to_bytes(4, "little") + (5).to_bytes(4, "little") + (21).to_bytes(4, "little")
     assert unpack_blosc(frame + b"hello") == b"hello"
 
 
-def test_an_array_of_chunks_on_a_grid(tmp_path):
+def test_an_array_of_chunks_on_a_grid(tmp_path: Path) -> None:
     values = np.arange(7 * 5, dtype=np.int32).reshape(7, 5)
     (tmp_path / ".zgroup").touch()
     write_array(tmp_path / "a", values, (3, 2))
@@ -41,7 +39,7 @@ def test_an_array_of_chunks_on_a_grid(tmp_path):
     np.testing.assert_array_equal(store.array("a"), values)
 
 
-def test_pusht_from_a_folder_and_a_tar(tmp_path):
+def test_pusht_from_a_folder_and_a_tar(tmp_path: Path) -> None:
     values = write_pusht(tmp_path / "push.zarr", [5, 1, 3])
     for path in (tmp_path, tmp_path / "push.zarr", as_tar(tmp_path / "push.zarr", tmp_path.parent / "push.tar")):
         episodes = read_pusht(path)
@@ -52,7 +50,7 @@ def test_pusht_from_a_folder_and_a_tar(tmp_path):
             np.testing.assert_array_equal(getattr(episodes[2], field), values[name][6:])
 
 
-def test_messages(tmp_path):
+def test_messages(tmp_path: Path) -> None:
     with pytest.raises(VidsslError, match="no such file or folder"):
         ZarrStore(tmp_path / "none")
     with pytest.raises(VidsslError, match="0 zarr stores"):
@@ -92,7 +90,7 @@ def test_messages(tmp_path):
         {"dimension_separator": 1},
     ],
 )
-def test_array_facts_that_are_garbled(tmp_path, change):
+def test_array_facts_that_are_garbled(tmp_path: Path, change: dict[str, Any]) -> None:
     (tmp_path / ".zgroup").touch()
     write_array(tmp_path / "a", np.zeros((7, 5), np.int32), (3, 2))
     facts = json.loads((tmp_path / "a/.zarray").read_text()) | change
@@ -103,14 +101,14 @@ def test_array_facts_that_are_garbled(tmp_path, change):
 
 
 @pytest.mark.parametrize("place", [3, 8])
-def test_a_blosc_frame_of_no_element_or_block_size(place):
+def test_a_blosc_frame_of_no_element_or_block_size(place: int) -> None:
     frame = bytearray(blosc(np.arange(100, dtype=np.float32).tobytes(), 4, 256, bits=False))
     frame[place : place + (1 if place == 3 else 4)] = bytes(1 if place == 3 else 4)
     with pytest.raises(ValueError, match="elements of"):
         unpack_blosc(bytes(frame))
 
 
-def test_pusht_arrays_that_do_not_fit(tmp_path):
+def test_pusht_arrays_that_do_not_fit(tmp_path: Path) -> None:
     write_pusht(tmp_path / "a.zarr", [4, 2])
     ends = tmp_path / "a.zarr/meta/episode_ends/0"
     ends.write_bytes(blosc(np.array([4, 7, 0, 0, 0, 0, 0, 0]).tobytes(), 8, 64))
@@ -122,9 +120,8 @@ def test_pusht_arrays_that_do_not_fit(tmp_path):
         read_pusht(tmp_path / "b.zarr")
 
 
-@pytest.mark.skipif(not REAL.exists(), reason=f"no {REAL}: set VIDSSL_TEST_DATA")
-def test_the_published_demonstrations():
-    store = ZarrStore(REAL)
+def test_the_published_demonstrations(shared_data: Path) -> None:
+    store = ZarrStore(shared_data / "pusht" / "pusht_206.tar")
     ends = store.array("meta/episode_ends")
     assert (len(ends), ends[0], ends[-1]) == (206, 161, 25650)
     state, action = store.array("data/state"), store.array("data/action")

@@ -1,4 +1,4 @@
-"""From a depth image to points and normals, and the questions that come first: is it depth, and do K and it agree?
+"""From a depth image to points, and the questions that come first: is it depth, and do K and it agree?
 
 H, W rows and columns; n surface points; K [3,3] intrinsics in pixels, pixel centres at integers.
 Camera frame x right, y down, z forward; metres. Depth is z, not the length of the ray; 0 = no return.
@@ -11,7 +11,6 @@ from vidssl.errors import VidsslError
 
 FEWEST_POINTS = 50  # a rotation has 3 degrees of freedom, a plane and noise take the rest
 FARTHEST = 50.0  # metres; what a depth camera calls farther than this is a number of millimetres
-STEEPEST = 4.0  # tangent of 76°: a steeper change of depth between pixels counts as an edge
 
 
 def check_depth(depth: ArrayLike, name: str = "depth") -> NDArray[np.float32]:
@@ -99,54 +98,3 @@ def points_image(depth: NDArray[np.floating], K: NDArray[np.floating]) -> NDArra
     x = z * ((np.arange(width) - K[0, 2]) / K[0, 0]).astype(np.float32)
     y = z * ((np.arange(height) - K[1, 2]) / K[1, 1]).astype(np.float32)[:, None]
     return np.stack((x, y, z), axis=-1)
-
-
-def depth_normals(depth: NDArray[np.floating], K: NDArray[np.floating], radius: int = 2) -> NDArray[np.float32]:
-    """Unit normals [..., H, W, 3] that face the camera; 0 where they are unknown.
-
-    In an image of a plane 1/z is linear in the pixel's place: n·P = d and P = z K⁻¹(u,v,1) give 1/z = (n/d)·K⁻¹(u,v,1).
-    It is fitted by least squares over the window, to the pixels which have a return and lie on the same surface (no
-    edge between them and the centre), so that noise averages out.
-
-    Args:
-        depth: [..., H, W] metres, 0 = no return.
-        K: [3, 3].
-        radius: half the window's width in pixels; 2 is a window of 5x5.
-    """
-    z = np.asarray(depth, dtype=np.float32)
-    valid = z > 0
-    inverse = np.where(valid, 1 / np.where(valid, z, 1), 0).astype(np.float32)
-    n, u, v, uu, uv, vv, w, uw, vw = _moments(z, inverse, 2 * STEEPEST / (K[0, 0] + K[1, 1]), radius)
-    n = np.maximum(n, 1)
-    uu, uv, vv, uw, vw = uu - u * u / n, uv - u * v / n, vv - v * v / n, uw - u * w / n, vw - v * w / n
-    determinant = uu * vv - uv * uv
-    known = valid & (determinant > 0.1)  # three pixels of one corner give 1/3, pixels on a line 0
-    scale = np.where(known, determinant, 1)
-    a, b = (vv * uw - uv * vw) / scale, (uu * vw - uv * uw) / scale
-    centre = inverse + (w - a * u - b * v) / n
-    columns, rows = np.arange(z.shape[-1]) - K[0, 2], np.arange(z.shape[-2])[:, None] - K[1, 2]
-    normal = -np.stack((K[0, 0] * a, K[1, 1] * b, centre - a * columns - b * rows), axis=-1)
-    length = np.linalg.norm(normal, axis=-1, keepdims=True)
-    return np.where(known[..., None], normal / np.where(length > 0, length, 1), 0).astype(np.float32)
-
-
-def _moments(
-    z: NDArray[np.float32], inverse: NDArray[np.float32], slope: float, radius: int
-) -> tuple[NDArray[np.float32], ...]:
-    """Sums [..., H, W] of 1, u, v, uu, uv, vv, w, uw, vw over each window: u, v to the right and down from its centre,
-    w = 1/z less that of the centre; over pixels whose depth differs from the centre's by under slope·z·distance."""
-    height, width = z.shape[-2:]
-    sums = tuple(np.zeros_like(z) for _ in range(9))
-    for v in range(-radius, radius + 1):
-        for u in range(-radius, radius + 1):
-            here = (..., slice(max(0, -v), height - max(0, v)), slice(max(0, -u), width - max(0, u)))
-            there = (..., slice(max(0, v), height - max(0, -v)), slice(max(0, u), width - max(0, -u)))
-            limit = np.float32(slope * np.hypot(u, v)) * z[here]
-            near = (z[there] > 0) & (np.abs(z[there] - z[here]) <= limit)
-            one = near.astype(np.float32)
-            w = one * (inverse[there] - inverse[here])
-            for total, factor in zip(sums, (1, u, v, u * u, u * v, v * v), strict=False):
-                total[here] += factor * one
-            for total, factor in zip(sums[6:], (1, u, v), strict=True):
-                total[here] += factor * w
-    return sums
