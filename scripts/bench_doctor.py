@@ -5,7 +5,8 @@
 A run counts as collapsed by what it does to clips held out, beside its own untrained network and its healthy twin
 (`truth`), never by what was meant when it was broken: a broken run that stands counts as healthy, one that fell at the
 method's defaults as collapsed. The doctor reads what the run logged, once with its configuration and once without; any
-finding at any time counts as an alarm, recovered from or not. Causes are counted where a broken run fell and was found.
+finding at any time counts as an alarm, recovered from or not, a warning too. Causes are counted where a broken run fell
+and was found.
 Results are kept under --out, and what is there is not trained again.
 """
 

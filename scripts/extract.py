@@ -106,7 +106,8 @@ def _features(
     """The features of every readable video; the others go to the quarantine."""
     import torch
 
-    from vidssl.datasets.scan import progress_bar, scan_videos
+    from vidssl.datasets.scan import scan_videos
+    from vidssl.progress import progress_bar
     from vidssl.evaluate.windows import training_stride
     from vidssl.scripts.decoding import decode
 

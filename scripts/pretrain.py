@@ -82,7 +82,8 @@ class Config:
     monitor_every: int = 200
     """steps between online probes"""
     doctor: Literal["warn", "stop", "off"] = "warn"
-    """when the representation collapses: warn and say why, also stop (exit status 3), or do not look"""
+    """when the representation collapses: warn and say why, also stop (exit status 3, from 30 % of the budget on), or do
+    not look"""
     device: Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda}")] = "auto"
     """where to train"""
     devices: int = 1
