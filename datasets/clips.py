@@ -113,6 +113,7 @@ class ClipLoader:
         workers: decoding processes, at least one; None takes one a core.
         deadline: seconds a clip may take before its file is given up.
         prefetch: batches kept ready.
+        pinned: whether batches lie in page-locked memory, from where a GPU fetches them while it works.
         start: "spawn" or "fork".
         quarantine: where failed files are listed: a `Quarantine`, a CSV path, or None for memory only. Give a resumed
             run the same file, so that it leaves out what the first one did.
@@ -140,6 +141,7 @@ class ClipLoader:
         workers: int | None = None,
         deadline: float = DEADLINE,
         prefetch: int = 3,
+        pinned: bool = False,
         start: str = "spawn",
         quarantine: Quarantine | str | Path | None = None,
         memory: str | Path | None = None,
@@ -155,6 +157,7 @@ class ClipLoader:
         self.quarantine = quarantine if isinstance(quarantine, Quarantine) else Quarantine(quarantine)
         self._workers = default_workers() if workers is None else workers
         self._deadline, self._prefetch, self._start, self._decode = deadline, prefetch, start, decode
+        self._pinned = pinned
         self._cache = source if isinstance(source, PackedCache) else None
         if isinstance(source, PackedCache):
             self._total = len(source.videos)
@@ -271,15 +274,16 @@ class ClipLoader:
         self.quarantine.check(self._total)
 
     def _batch(self, step: int, epoch: int, draws: list[Draw], clips: np.ndarray) -> dict[str, Any]:
-        return {
+        tensors = {
             "clips": torch.from_numpy(clips).permute(0, 1, 4, 2, 3),
             "times": torch.from_numpy(np.stack([self.videos[draw.video].times[draw.frames] for draw in draws])),
             "video": torch.tensor([draw.video for draw in draws]),
             "key": torch.tensor([draw.key for draw in draws]),
-            "epoch": epoch,
-            "step": step,
-            "names": [self.videos[draw.video].name for draw in draws],
         }
+        if self._pinned:
+            tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+        names = [self.videos[draw.video].name for draw in draws]
+        return {**tensors, "epoch": epoch, "step": step, "names": names}
 
     def manifest(self) -> dict[str, Any]:
         """What the clips are drawn from, for the run's records: names, labels and frame counts, and the clip."""

@@ -23,7 +23,7 @@ from vidssl.features import FeatureExtractor
 from .chunk_controller import ChunkController, Looks
 from .chunk_head import CHUNK_HEADS, ChunkHead
 from .chunk_training import ChunkBudget, ChunkConfig, ChunkFit, chunks_from, past_rows, train_chunks
-from .cloning import Demonstrations, encode_episodes
+from .cloning import Demonstrations, check_on_cpu, encode_episodes
 from .threads import one_thread
 
 
@@ -75,8 +75,9 @@ def clone_chunks_pixels(
         untrained: the architecture and its starting weights; copied, not changed.
         batch_size: smaller than that of heads, which need not look at pixels.
 
-    Raises VidsslError for encoders of clips or with a context, and for fewer than two demonstrations.
+    Raises VidsslError for encoders of clips, with a context or not on the CPU, and for fewer than two demonstrations.
     """
+    check_on_cpu(untrained, "chunks from pixels")
     if untrained.context is not None or untrained.window is not None:
         raise VidsslError(
             f"chunks from pixels: this encoder has a {'window' if untrained.window else 'context'} over many frames; "

@@ -155,8 +155,9 @@ def clone_pixels(
         minutes: instead of steps: as many as fit in this time on this machine, measured on the first ones.
             `Fit.steps` says how many, to repeat the run exactly.
 
-    Raises VidsslError unless exactly one of steps and minutes is given.
+    Raises VidsslError unless exactly one of steps and minutes is given, and for an extractor that is not on the CPU.
     """
+    check_on_cpu(untrained, "cloning from pixels")
     if (steps is None) == (minutes is None):
         raise VidsslError(f"give either steps or minutes for the pixels arm, got steps={steps}, minutes={minutes}")
     started = time.perf_counter()
@@ -198,6 +199,12 @@ def encode_episodes(extractor: FeatureExtractor, demos: Demonstrations) -> Tenso
     ends = [*starts[1:], len(demos.first)]
     episodes = [extractor.per_frame(demos.frames[start:end]).cpu() for start, end in zip(starts, ends, strict=True)]
     return torch.cat(episodes)
+
+
+def check_on_cpu(extractor: FeatureExtractor, what: str) -> None:
+    """Raises VidsslError for an extractor on a GPU, where the tensors that `what` makes are not."""
+    if extractor.device.type != "cpu":
+        raise VidsslError(f'{what}: the encoder is on {extractor.device}; load it with device="cpu"')
 
 
 def split_episodes(first: Tensor, config: CloningConfig) -> tuple[Tensor, Tensor]:

@@ -191,13 +191,15 @@ def profile(config: Config) -> None:
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiler
 
+    on_gpu = config.device == "cuda"
     for precision in config.precisions:
         step = ours(config, precision)
         step()
-        with profiler(activities=[ProfilerActivity.CPU]) as found:
+        with profiler(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu) as found:
             step()
         print(precision)
-        print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=50))
+        spent = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+        print(found.key_averages().table(sort_by=spent, row_limit=25, max_name_column_width=50))
 
 
 def main(argv: list[str] | None = None) -> int:

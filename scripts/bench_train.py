@@ -46,8 +46,8 @@ class Config:
     """Videos to use, spread over all; 0 takes all."""
     method: str = "cpc"
     """What to learn by."""
-    encoder: str = "small-motion"
-    """Network."""
+    encoder: str | None = None
+    """Network; the method's own when not given."""
     size: int = 64
     """Height and width of the frames in pixels."""
     frames: int = 10
@@ -73,18 +73,23 @@ class Trainer:
         torch.manual_seed(0)
         size = (config.size, config.size)
         chosen = find_method(config.method)
-        self.method: Any = chosen(build_encoder(config.encoder, size), chosen.default_views(size))
+        self.encoder = config.encoder or chosen.default_encoder
+        self.method: Any = chosen(build_encoder(self.encoder, size), chosen.default_views(size))
         self.method.to(config.device)
         self.optimizer = torch.optim.AdamW(self.method.parameters())
-        self.device = config.device
+        self.device, self.steps = config.device, 0
 
     def step(self, batch: dict[str, Any]) -> None:
         tensors = {name: value.to(self.device) for name, value in batch.items() if isinstance(value, torch.Tensor)}
-        loss, _ = self.method.loss(tensors)
+        number = torch.tensor(self.steps, device=self.device)
+        loss, _ = self.method.loss(tensors | {"step": number, "progress": torch.tensor(0.5)})
         loss.backward()
         nn.utils.clip_grad_norm_(self.method.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if hasattr(self.method, "after_step"):
+            self.method.after_step()
+        self.steps += 1
         loss.item()  # waits for the device
 
     def round(self, batches: Iterator[dict[str, Any]], steps: int) -> float:
@@ -123,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
                 seconds[name] += [taken] if turn else []
     ratios = [ours / still for ours, still in zip(*seconds.values(), strict=True)]
     print(
-        f"{config.method}, {config.encoder}, {config.batch_size} clips of {config.frames} frames at "
+        f"{config.method}, {trainer.encoder}, {config.batch_size} clips of {config.frames} frames at "
         f"{config.size}x{config.size}, {config.rounds} rounds of {config.steps} steps, {config.threads} threads"
     )
     for name, taken_by in seconds.items():

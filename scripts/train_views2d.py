@@ -45,6 +45,8 @@ class Config:
     """metres; objects are off the camera's axis by up to this much in each direction, in training and in judging"""
     precision: Literal["32", "bf16"] = "bf16"
     """32 bit floats, or bf16 mixed"""
+    device: Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda}")] = "auto"
+    """where to train; pictures are rendered, and the network judged, on the CPU"""
     seed: int = 0
     """of everything random"""
 
@@ -63,6 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         config.pairs,
         centre=config.centre,
         precision=config.precision,
+        device=config.device,
         seed=config.seed,
     )
     return 0
@@ -76,24 +79,26 @@ def train_views(
     pairs: int = 500,
     centre: float = 0.0,
     precision: Literal["32", "bf16"] = "bf16",
+    device: str = "auto",
     seed: int = 0,
 ) -> dict[str, float]:
     """Render, train, write the run folder, judge on unseen objects.
 
     Args:
         meshes: a `MeshSet`, split here.
-        out, minutes, groups, pairs, centre, precision, seed: as the command's.
+        out, minutes, groups, pairs, centre, precision, device, seed: as the command's.
 
     Returns:
         What `evaluate_views` says of the 0-30 degree pairs of the test split.
 
     Raises:
-        VidsslError: a run folder in use or that cannot be written, numbers out of range, a split without objects; all
-            of it before anything is learned.
+        VidsslError: a run folder in use or that cannot be written, numbers out of range, no such device, a split
+            without objects; all of it before anything is learned.
     """
     from vidssl.checkpoint import check_writable, write_json
     from vidssl.datasets.mesh_views import MeshRenderer
     from vidssl.datasets.view_groups import crop_camera, draw_view_groups
+    from vidssl.device import choose_device
     from vidssl.rotation.views2d import ViewsEstimator
     from vidssl.rotation.views2d_training import fit_views
     from vidssl.train import stop_signals
@@ -104,6 +109,7 @@ def train_views(
         raise VidsslError(f"train-views2d: got minutes={minutes}, groups={groups}; give minutes above 0 and 8 groups")
     if pairs < 1:
         raise VidsslError(f"--pairs: got {pairs}; give at least 1 to judge by")
+    accelerator = choose_device(device)
     check_writable(out / "config.json")
     learned, unseen = meshes.split("train"), MeshRenderer(meshes.split("test"), crop_camera())
     judging = draw_view_groups(unseen, pairs, 2, (0.0, 30.0), seed + 1, centre)
@@ -117,9 +123,15 @@ def train_views(
     left = max(60 * minutes - (time.perf_counter() - began), 60 * minutes * (1 - RENDERING))
     with stop_signals() as stop:
         network = fit_views(
-            images, rotations, left, seed=seed, precision=precision, report=report, stop=lambda: stop.name is not None
+            images.to(accelerator),
+            rotations.to(accelerator),
+            left,
+            seed=seed,
+            precision=precision,
+            report=report,
+            stop=lambda: stop.name is not None,
         )
-        estimator = ViewsEstimator(network)
+        estimator = ViewsEstimator(network.cpu())
         described = {"minutes": minutes, "groups": len(images), "centre": centre, "seed": seed, "precision": precision}
         estimator.save(out, {"train": described | {"stopped_by": stop.name}, "data": meshes.facts(learned)})
     if stop.name:

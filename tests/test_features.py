@@ -12,7 +12,7 @@ import vidssl
 from vidssl.checkpoint import write_config, write_json, write_model
 from vidssl.encoders import ENCODERS, build_encoder
 from vidssl.encoders.context import CONTEXTS, build_context
-from vidssl.features import FeatureExtractor
+from vidssl.features import FeatureExtractor, _in_float32
 
 CLIP_ENCODERS = ("r2plus1d-18", "r3d-18", "vit-video")
 
@@ -125,6 +125,28 @@ def test_parallel_streams_reset_apart(tmp_path: Path, context: str | None) -> No
     streamed = torch.stack(out, 1)
     torch.testing.assert_close(streamed[[0, 2]], enc(clips[[0, 2]]), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(streamed[1, 4:], enc(clips[1, 4:]), rtol=1e-5, atol=1e-5)
+
+
+def test_rows_are_reset_by_a_tensor_too() -> None:
+    enc = FeatureExtractor.random("small-motion", (32, 32))
+    found = []
+    for rows in ([False, True], torch.tensor([False, True]), np.array([False, True])):
+        enc.reset(batch=2)
+        enc.step(frames(2, 32, 32))
+        enc.reset_rows(rows)
+        found.append(enc.step(frames(2, 32, 32)))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_a_gpu_rounds_no_convolution_to_tf32() -> None:
+    before = torch.backends.cudnn.allow_tf32
+    with _in_float32(torch.device("cpu")):
+        assert torch.backends.cudnn.allow_tf32 == before
+    with _in_float32(torch.device("cuda", 1)):
+        assert not torch.backends.cudnn.allow_tf32
+        assert torch.backends.cudnn.enabled
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 def test_other_sizes_are_scaled() -> None:

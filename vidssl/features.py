@@ -3,7 +3,8 @@
 B streams or clips, T frames, T' times (T for a frame encoder), H x W pixels of the camera, D feature dim.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,9 +94,10 @@ class FeatureExtractor:
         """
         clips = self._checked(frames, (4, 5), "[T,H,W,3] or [B,T,H,W,3]")
         single = clips.ndim == 4
-        features = self.encoder(self._prepared(clips[None] if single else clips))
-        if self.context:
-            features = self.context(features)
+        with _in_float32(self.device):
+            features = self.encoder(self._prepared(clips[None] if single else clips))
+            if self.context:
+                features = self.context(features)
         return features[0] if single else features
 
     @torch.no_grad()
@@ -112,7 +114,8 @@ class FeatureExtractor:
         x = torch.cat([x[:, :1].expand(-1, self.window - 1, -1, -1, -1), x], dim=1)
         windows = x.unfold(1, self.window, 1).movedim(-1, 2)  # [B,T,window,3,H,W], a view
         parts = (part.flatten(0, 1) for part in windows.split(max(1, PART // len(x)), dim=1))
-        features = torch.cat([self.encoder(part).mean(1).unflatten(0, (len(x), -1)) for part in parts], dim=1)
+        with _in_float32(self.device):
+            features = torch.cat([self.encoder(part).mean(1).unflatten(0, (len(x), -1)) for part in parts], dim=1)
         return features[0] if single else features
 
     def reset(self, batch: int | None = None) -> None:
@@ -128,7 +131,7 @@ class FeatureExtractor:
 
     def reset_rows(self, rows: Sequence[bool] | np.ndarray | Tensor) -> None:
         """Forget what some of the parallel streams have seen: bool `[B]`, True where a new episode starts."""
-        mask = torch.as_tensor(np.asarray(rows), dtype=torch.bool)
+        mask = torch.as_tensor(rows if isinstance(rows, Tensor) else np.asarray(rows), dtype=torch.bool).cpu()
         if self._batch is None or mask.shape != (self._batch,):
             raise VidsslError(
                 f"reset_rows: expected bool [{self._batch}], got {tuple(mask.shape)}; call reset(batch=B) first"
@@ -147,7 +150,8 @@ class FeatureExtractor:
             )
         self._batch = len(frames)
         self._check_streams()
-        feature = self._advance(self._prepared(frames))
+        with _in_float32(self.device):
+            feature = self._advance(self._prepared(frames))
         return feature[0] if single else feature
 
     def _advance(self, prepared: Tensor) -> Tensor:
@@ -196,6 +200,19 @@ class FeatureExtractor:
             return x
         flat = F.interpolate(x.flatten(0, -4), self.image_size, mode="bilinear", antialias=True, align_corners=False)
         return flat.unflatten(0, x.shape[:-3])
+
+
+@contextmanager
+def _in_float32(device: torch.device) -> Iterator[None]:
+    """Convolutions as on the CPU: by itself cuDNN rounds what it multiplies to the 10 bits of TF32."""
+    if device.type != "cuda":
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(
+        enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False
+    ):
+        yield
 
 
 def _usable(device: str | torch.device) -> torch.device:

@@ -26,7 +26,8 @@ class StreamingModule(nn.Module):
         batch: B.
 
     Attributes:
-        state: the starting state by name, tensors of fixed shape. A stream that is `fresh` forgets what is in it.
+        state: the starting state by name, tensors of fixed shape on the extractor's device. A stream that is `fresh`
+            forgets what is in it.
 
     Raises:
         VidsslError: the extractor has no stream (the context of a clip encoder), or a context of another kind.
@@ -41,12 +42,13 @@ class StreamingModule(nn.Module):
         self.encoder, self.context, self.window = extractor.encoder, extractor.context, extractor.window
         self.scales = tuple(camera) != tuple(extractor.image_size)
         (height, width), (h, w) = camera, extractor.image_size
-        self.register_buffer("rows", resizing(height, h), persistent=False)
-        self.register_buffer("columns", resizing(width, w), persistent=False)
+        self.register_buffer("rows", resizing(height, h).to(extractor.device), persistent=False)
+        self.register_buffer("columns", resizing(width, w).to(extractor.device), persistent=False)
         self.state: dict[str, Tensor] = {}
         if self.encoder.past:
             self.state["before"] = torch.zeros(batch, self.encoder.past, 3, h, w)
         self.state |= _context_state(self.context, batch)
+        self.state = {name: tensor.to(extractor.device) for name, tensor in self.state.items()}
 
     def forward(self, frame: Tensor, fresh: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """The next frame of every stream.

@@ -1,5 +1,6 @@
 """Batches of views: a function of the step, with a truth that the pixels agree with."""
 
+import threading
 from itertools import islice
 from typing import Any
 
@@ -61,6 +62,17 @@ def test_a_batch_is_a_function_of_seed_and_step(renderer: MeshRenderer, batches:
     assert not torch.equal(first[0]["depth"], first[1]["depth"])
     other = ViewBatches(renderer, objects=2, views=3, seed=6).draw(2)
     assert not torch.equal(first[2]["rotation"], other["rotation"])
+
+
+def test_closing_ends_the_rendering(batches: ViewBatches) -> None:
+    def rendering() -> int:
+        return sum(thread.name == "clips" for thread in threading.enumerate())
+
+    before, stream = rendering(), batches.batches(3)
+    assert same(next(stream), batches.draw(3))
+    assert rendering() == before + 1
+    stream.close()  # type: ignore[attr-defined]
+    assert rendering() == before
 
 
 def test_every_object_once_an_epoch(batches: ViewBatches) -> None:

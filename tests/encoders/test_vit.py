@@ -138,3 +138,12 @@ def test_gradients_of_tokens_against_finite_differences() -> None:
         return transformer(x, positions((4,), 8))
 
     assert torch.autograd.gradcheck(tokens, (x,))
+
+
+@pytest.mark.parametrize("name", TOKEN_ENCODERS)
+def test_positions_first_made_in_an_evaluation_serve_training(name: str) -> None:
+    encoder: nn.Module = build_encoder(name, (40, 72))
+    with torch.inference_mode():
+        encoder(torch.rand(1, 2, 3, 40, 72))
+    encoder(torch.rand(1, 2, 3, 40, 72)).sum().backward()
+    assert all(parameter.grad is not None for parameter in encoder.parameters())

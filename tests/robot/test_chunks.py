@@ -1,5 +1,6 @@
 """Policies cloned in chunks, in the tiny world and on frames made up."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,13 @@ def test_minutes_are_spent(demos: Demonstrations, extractor: FeatureExtractor) -
 def test_relative_needs_a_place(extractor: FeatureExtractor) -> None:
     with pytest.raises(VidsslError, match="relative chunks: 2 numbers an action, but 1 of proprioception"):
         clone_chunks(extractor, made_up(proprio=1), ChunkConfig(relative=True), ChunkBudget(steps=1))
+
+
+def test_pixels_need_an_encoder_on_the_cpu(demos: Demonstrations, extractor: FeatureExtractor) -> None:
+    elsewhere = copy.copy(extractor)
+    elsewhere.device = torch.device("cuda")
+    with pytest.raises(VidsslError, match='chunks from pixels: the encoder is on cuda; load it with device="cpu"'):
+        clone_chunks_pixels(elsewhere, demos, SMALL, ChunkBudget(steps=1))
 
 
 def test_pixels_need_an_encoder_of_frames(demos: Demonstrations) -> None:

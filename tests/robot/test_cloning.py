@@ -1,5 +1,6 @@
 """Clones of a known controller on images of a known world."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,13 @@ def test_minutes_are_kept(demos: Demonstrations, extractor: FeatureExtractor) ->
 def test_one_budget(demos: Demonstrations, extractor: FeatureExtractor, budget: dict[str, float]) -> None:
     with pytest.raises(VidsslError, match="either steps or minutes"):
         clone_pixels(extractor, demos, CloningConfig(), **budget)  # type: ignore[arg-type]
+
+
+def test_pixels_need_an_encoder_on_the_cpu(demos: Demonstrations, extractor: FeatureExtractor) -> None:
+    elsewhere = copy.copy(extractor)
+    elsewhere.device = torch.device("cuda")
+    with pytest.raises(VidsslError, match='cloning from pixels: the encoder is on cuda; load it with device="cpu"'):
+        clone_pixels(elsewhere, demos, CloningConfig(), steps=1)
 
 
 def test_actions_are_scaled_to_the_box(demos: Demonstrations, extractor: FeatureExtractor) -> None:

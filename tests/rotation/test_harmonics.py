@@ -111,3 +111,13 @@ def test_wrong_shapes_and_degrees_are_refused() -> None:
         spherical_harmonics(torch.zeros(4, 3), -1)
     with pytest.raises(VidsslError, match=r"wigner: expected rotations \[n, 3, 3\]"):
         wigner(torch.eye(3), 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tables_first_made_in_an_evaluation_serve_training(dtype: torch.dtype) -> None:
+    rotations = random_rotations(2, torch.Generator().manual_seed(0)).to(dtype)
+    with torch.inference_mode():
+        wigner(rotations, 3)
+    rotations.requires_grad_()
+    sum(block.sum() for block in wigner(rotations, 3)).backward()
+    assert rotations.grad is not None

@@ -54,6 +54,8 @@ def test_mistakes_are_told_before_the_training(meshes: Path, tmp_path: Path, mon
     monkeypatch.setattr(train_views2d, "render_groups", lambda *given: pytest.fail("renders"))
     with pytest.raises(VidsslError, match="--pairs: got 0; give at least 1"):
         train_views2d.train_views(load_meshes(meshes), tmp_path / "run", 1, pairs=0)
+    with pytest.raises(VidsslError, match="device: got 'tpu'; choose from auto, cpu, cuda"):
+        train_views2d.train_views(load_meshes(meshes), tmp_path / "run", 1, device="tpu")
     train = MeshSet(load_meshes(meshes).split("train")[:1])
     with pytest.raises(VidsslError, match="split 'test': none of the 1 objects"):
         train_views2d.train_views(train, tmp_path / "run", 1)

@@ -4,7 +4,7 @@ import copy
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def target_of(module: nn.Module) -> nn.Module:
@@ -18,7 +18,8 @@ def ema_(target: nn.Module, source: nn.Module, momentum: float) -> None:
 
     Buffers are left alone: batch norm's running statistics belong to the batches a network has seen itself.
     """
-    mine, theirs = list(target.parameters()), list(source.parameters())
+    mine: list[Tensor] = list(target.parameters())
+    theirs: list[Tensor] = list(source.parameters())
     if mine or theirs:
         torch._foreach_lerp_(mine, theirs, 1 - momentum)  # a GPU is asked once, not once a parameter
 
