@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 
 from vidssl.errors import VidsslError
+from vidssl.progress import progress_bar
 
 from .files import VideoFile, find_videos
 from .packets import VideoIndex
 from .quarantine import Quarantine
-from .scan import DEADLINE, default_workers, file_stamp, progress_bar, scan_videos
+from .scan import DEADLINE, default_workers, file_stamp, scan_videos
 from .video import VideoReader
 from .workers import Failure, WorkerPool
 
@@ -145,7 +146,7 @@ class PackedCache:
             deadline: seconds without progress (a file's index, or the next 64 frames) after which a file is given up.
 
         Raises:
-            VidsslError: the folder holds another cache, the disk is too small, or too many videos failed.
+            VidsslError: the folder holds another cache or a damaged one, the disk is too small, too many videos failed.
         """
         folder, shape = Path(folder), (size, size) if isinstance(size, int) else size
         quarantine = Quarantine() if quarantine is None else quarantine
@@ -158,6 +159,7 @@ class PackedCache:
                 raise VidsslError(f"{folder}: holds other things than a packed cache; name a new or empty folder")
             cache = cls.open(folder)
             cache._check_same(shape, source)
+            cache.verify()
             quarantine.keep_only(file.name for file in files)
             quarantine.mended(video.name for video in cache.videos)
             for name, reason in cache.left_out.items():

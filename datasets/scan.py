@@ -3,15 +3,14 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from vidssl.errors import VidsslError
+from vidssl.progress import progress_bar
 
 from .files import VideoFile
 from .packets import Turn, VideoIndex, index_video
@@ -24,21 +23,6 @@ DEADLINE = 30.0  # seconds a file may take
 def default_workers() -> int:
     """One worker a core that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def progress_bar(what: str, total: int, show: bool) -> Iterator[Any]:
-    """A function to call once for every finished item."""
-    columns = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    ]
-    with Progress(*columns, disable=not show, transient=False) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)
 
 
 def scan_videos(

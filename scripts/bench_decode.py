@@ -3,7 +3,8 @@
     python -m vidssl.scripts.bench_decode ../shared/data/surveillance --rounds 5
 
 Every reader decodes the same clips, each from a newly opened file; rounds are interleaved, figures are medians over the
-rounds, ratios are medians of the ratios within a round. Readers that are not installed are named.
+rounds, ratios are medians of the ratios within a round. Readers that are not installed are named; get them by
+`.tools/bin/uv pip install torchcodec decord`.
 """
 
 import os

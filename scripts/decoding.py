@@ -86,8 +86,9 @@ def read_windows(
     """
     import torch
 
-    from vidssl.datasets.scan import progress_bar, scan_videos
+    from vidssl.datasets.scan import scan_videos
     from vidssl.evaluate.windows import spread_windows, training_stride
+    from vidssl.progress import progress_bar
 
     indices = scan_videos(videos, quarantine, workers=workers, deadline=deadline)
     found = [number for number, video in enumerate(videos) if video.name in indices]

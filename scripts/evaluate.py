@@ -248,7 +248,7 @@ def clip_frames(extractor: "FeatureExtractor", config: Config) -> int:
 
 
 def _judge(judge: Any, arms: "list[Arm]", task: Task, config: Config) -> "list[Row]":
-    from vidssl.datasets.scan import progress_bar
+    from vidssl.progress import progress_bar
 
     targets = np.array(list(task.targets.values())).T if task.targets else None
     with progress_bar("probing", len(arms), True) as advance:

@@ -77,9 +77,9 @@ def evaluate(config: Config) -> dict[str, Any]:
 
     from vidssl.checkpoint import check_writable, write_json
     from vidssl.datasets.rotation_pairs import load_pairs
-    from vidssl.datasets.scan import progress_bar
     from vidssl.evaluate.rotation import looks_transposed, notes, report, rotation_table, run
     from vidssl.evaluate.tables import widest
+    from vidssl.progress import progress_bar
 
     torch.set_num_threads(config.threads)
     out = config.out or default_out(config)

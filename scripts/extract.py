@@ -107,8 +107,8 @@ def _features(
     import torch
 
     from vidssl.datasets.scan import scan_videos
-    from vidssl.progress import progress_bar
     from vidssl.evaluate.windows import training_stride
+    from vidssl.progress import progress_bar
     from vidssl.scripts.decoding import decode
 
     indices = scan_videos(videos, quarantine, workers=config.workers, deadline=config.deadline)

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     """The `vidssl moving-mnist` command."""
     config = tyro.cli(Config, args=argv, prog="vidssl moving-mnist", description=__doc__)
     from vidssl.datasets.moving_mnist import read_digits, write_moving_mnist
-    from vidssl.datasets.scan import progress_bar
+    from vidssl.progress import progress_bar
 
     digits = read_digits(config.digits, config.split)
     with progress_bar("drawing videos", config.videos, True) as advance:

@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     """The `vidssl physics` command."""
     config = tyro.cli(Config, args=argv, prog="vidssl physics", description=__doc__)
     from vidssl.datasets.physics import PhysicsSpec, write_physics
-    from vidssl.datasets.scan import progress_bar
+    from vidssl.progress import progress_bar
 
     spec = PhysicsSpec(config.frames, config.size, config.fps, config.groups, config.seed)
     with progress_bar("drawing videos", config.videos, True) as advance:

@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -54,3 +56,18 @@ class TrainingDisplay:
 
     def __exit__(self, *exception: object) -> None:
         self.progress.stop()
+
+
+@contextmanager
+def progress_bar(what: str, total: int, show: bool) -> Iterator[Callable[[], None]]:
+    """A function to call once for every finished item."""
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, disable=not show, transient=False) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
