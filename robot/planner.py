@@ -24,6 +24,7 @@ from vidssl.checkpoint import write_tensors
 from vidssl.errors import VidsslError, unknown_name
 from vidssl.features import FeatureExtractor, load_encoder
 
+from .cloning import check_on_cpu
 from .landmarks import Landmarks, blocked
 from .pixels import camera_image, find_image
 from .planning import Cost, Search, moved_on, search
@@ -76,6 +77,8 @@ class PlanController:
         landmarks: replayed states [M,D].
         spaces: actions of the environment; -1..1 of the model stands for their range.
         config: how to plan.
+
+    Raises VidsslError for an extractor that is not on the CPU.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class PlanController:
         spaces: Spaces,
         config: PlanConfig | None = None,
     ) -> None:
+        check_on_cpu(extractor, "the planner")
         self.extractor, self.model, self.landmarks = copy.copy(extractor), model.eval(), landmarks
         self.spaces, self.config = spaces, config or PlanConfig()
         self._low, self._high = np.array(spaces.low, np.float32), np.array(spaces.high, np.float32)

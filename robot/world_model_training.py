@@ -19,6 +19,7 @@ from vidssl.encoders import FrameEncoder, build_encoder
 from vidssl.errors import VidsslError
 from vidssl.features import FeatureExtractor
 
+from .cloning import check_on_cpu
 from .landmarks import spread_out
 from .random_walks import random_walks
 from .world_model import ModelSize, Trajectories, Weights, WorldModel, world_model_loss
@@ -88,8 +89,11 @@ class WorldModelConfig:
 def untrained(config: WorldModelConfig, frozen: FeatureExtractor | None = None) -> tuple[FeatureExtractor, WorldModel]:
     """An extractor and a world model with random weights around its encoder: a new one, or `frozen`, that of a run.
 
-    Raises VidsslError for an unknown encoder, and for one whose features need more than a single frame.
+    Raises VidsslError for an unknown encoder, for one whose features need more than a single frame, and for one that is
+    not on the CPU.
     """
+    if frozen is not None:
+        check_on_cpu(frozen, "world model")
     size = (config.image_size, config.image_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

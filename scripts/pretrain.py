@@ -69,8 +69,8 @@ class Config:
     """32 bit floats, or bf16 mixed"""
     cache: Path | None = None
     """decode the videos once into this folder (uint8, memory-mapped) and train from there"""
-    workers: int = 2
-    """decoding processes"""
+    workers: int | None = None
+    """decoding processes; one a core when not given"""
     deadline: float = 30.0
     """seconds after which a decoder that does not answer is killed and its file set aside"""
     max_failed: float = 0.2
@@ -205,6 +205,7 @@ def make_loader(config: Config, source: Any, fabric: Any) -> Any:
         world=fabric.world_size,
         workers=config.workers,
         deadline=config.deadline,
+        pinned=fabric.device.type == "cuda",
         quarantine=_quarantine(config, fabric),
         progress=fabric.is_global_zero,
     )
@@ -245,6 +246,7 @@ def make_monitor(config: Config, source: Any, loader: Any) -> Any:
 def _middle_clips(config: Config, source: Any, videos: Any) -> Any:
     """The clip in the middle of each video: uint8 [T,H,W,C], or why it can't be read."""
     from vidssl.datasets.cache import PackedCache
+    from vidssl.datasets.scan import default_workers
     from vidssl.scripts.decoding import decode
 
     span = (config.frames - 1) * config.stride + 1
@@ -252,7 +254,8 @@ def _middle_clips(config: Config, source: Any, videos: Any) -> Any:
     if isinstance(source, PackedCache):
         return [source.gather([(video.source, plan)])[0] for video, plan in zip(videos, plans, strict=True)]
     tasks = [(*video.source, plan.tolist()) for video, plan in zip(videos, plans, strict=True)]
-    return decode(tasks, (config.size, config.size), config.workers, config.deadline)
+    workers = default_workers() if config.workers is None else config.workers
+    return decode(tasks, (config.size, config.size), workers, config.deadline)
 
 
 def clip_rate(videos: Any, stride: int) -> float | None:

@@ -1,5 +1,6 @@
 """The world model's losses against arithmetic, its training and the planner made of it, on a tiny scale."""
 
+import copy
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -195,6 +196,15 @@ def test_encoders_of_several_frames_are_refused() -> None:
         untrained(replace(TINY, encoder="small-motion"))
     with pytest.raises(VidsslError, match="frame encoder"):
         untrained(replace(TINY, encoder="r3d-18"))
+
+
+def test_encoders_that_are_not_on_the_cpu_are_refused(planner: PlanController) -> None:
+    elsewhere = copy.copy(planner.extractor)
+    elsewhere.device = torch.device("cuda")
+    with pytest.raises(VidsslError, match='world model: the encoder is on cuda; load it with device="cpu"'):
+        untrained(TINY, elsewhere)
+    with pytest.raises(VidsslError, match='the planner: the encoder is on cuda; load it with device="cpu"'):
+        PlanController(elsewhere, planner.model, planner.landmarks, planner.spaces)
 
 
 def test_saved_planner_acts_alike(planner: PlanController, tmp_path: Path) -> None:
