@@ -94,6 +94,12 @@ def test_a_run_folder_loads(tmp_path: Path) -> None:
     assert not list((tmp_path / "run").glob(".*"))
 
 
+def test_the_share_of_clipped_steps_is_logged(tmp_path: Path) -> None:
+    for clip_norm, share in ((1e-9, 1.0), (1e9, 0.0)):
+        train(tmp_path / f"{share}", Budget(steps=3), clip_norm=clip_norm)
+        assert [line["clipped_steps"] for line in metrics(tmp_path / f"{share}")] == [share] * 3
+
+
 def test_resume_is_exact(tmp_path: Path) -> None:
     """Stopped by the budget at a checkpoint's step is one thing; here the second half starts from files alone."""
     train(tmp_path / "whole", Budget(steps=11))
