@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from vidssl.rotation.energy import EnergyConfig
-from vidssl.rotation.network import NetworkConfig
+from vidssl.rotation.config import EnergyConfig, NetworkConfig
 
 if TYPE_CHECKING:
     import numpy as np

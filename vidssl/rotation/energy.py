@@ -14,7 +14,6 @@ ECCV 2018), here between two views of an unknown object instead of a view and it
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidssl.rotation.config import EnergyConfig
 from vidssl.rotation.network import Residual
 from vidssl.rotation.registration import Clouds as Registrable
 from vidssl.rotation.registration import Stages, gicp_clouds, refine
@@ -36,15 +36,6 @@ FAR = 90.0  # beyond any depth
 # of 1 cm (median error over hard pairs at 30-80 degrees .38°, as with 4 mm and two stages, in .8 of the time, and .95
 # within 5° rather than .90)
 METRES, SPACING, NARROW = 0.1, 0.005, ((0.01, 15, 1e-3),)
-
-
-@dataclass(frozen=True)
-class EnergyConfig:
-    """Architecture of `AlignmentNet`."""
-
-    widths: tuple[int, int, int] = (48, 48, 72)
-    """channels at 1/2, 1/4 and 1/8 of the pictures' side"""
-    hidden: int = 128
 
 
 class Clouds(NamedTuple):

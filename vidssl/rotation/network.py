@@ -14,28 +14,13 @@ Correlation of spherical signals for relative pose: Esteves et al., "Cross-domai
 2019); distributions over SO(3) from spherical harmonics of an image: Klee et al., "Image to Sphere" (ICLR 2023).
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidssl.rotation.config import NetworkConfig
 from vidssl.rotation.crops import SIZE, Crops, cell_normals, cells
 from vidssl.rotation.harmonics import spherical_harmonics
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """Architecture of `SphereNet`."""
-
-    degree: int = 8
-    """L of the harmonics: details of about 180°/L are told apart"""
-    signals: int = 32
-    """C"""
-    widths: tuple[int, int, int, int] = (32, 64, 96, 128)
-    """channels at 1/2, 1/4, 1/8 and 1/16 of the crop's side"""
-    hidden: int = 256
-    """width of the description of the whole view"""
 
 
 class SphereNet(nn.Module):
