@@ -113,6 +113,21 @@ def test_resume_is_exact(tmp_path: Path) -> None:
     assert losses[0] == losses[1]
 
 
+def test_a_resumed_run_is_optimised_as_its_device_has_it(tmp_path: Path) -> None:
+    """A GPU's optimiser is fused; its checkpoint goes on on the CPU as the CPU's own would."""
+    train(tmp_path / "whole", Budget(steps=8))
+    with pytest.raises(Killed):
+        train(tmp_path / "parts", Budget(steps=8), loader=StopAfter(6))
+    state = torch.load(tmp_path / "parts" / "trainer.pt", weights_only=True)
+    for group in state["optimizer"]["param_groups"]:
+        group["fused"] = True
+    write_state(tmp_path / "parts", state)
+    train(tmp_path / "parts", Budget(steps=8), resume=True)
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+    groups = torch.load(tmp_path / "parts" / "trainer.pt", weights_only=True)["optimizer"]["param_groups"]
+    assert [group["fused"] for group in groups] == [None, None]
+
+
 class Killed(Exception):
     pass
 

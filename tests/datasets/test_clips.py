@@ -85,6 +85,28 @@ def test_plan_spreads_over_the_video_and_changes_with_each_argument() -> None:
         ClipSpec(frames=0)
 
 
+def test_every_tensor_of_a_batch_is_pinned_when_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor.shape)
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    plain = take(loader(folder, prefetch=1), 1)[0]
+    assert pinned == []
+    assert_same(take(loader(folder, prefetch=1, pinned=True), 1)[0], plain)
+    assert pinned[:4] == [plain[name].shape for name in ("clips", "times", "video", "key")]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_pinned_batches_are_the_same(folder: Path) -> None:
+    plain, pinned = (take(loader(folder, pinned=pinned), 1)[0] for pinned in (False, True))
+    assert_same(pinned, plain)
+    assert all(pinned[name].is_pinned() for name in ("clips", "times", "video", "key"))
+    assert pinned["clips"].stride() == plain["clips"].stride()
+
+
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_batches_hold_the_planned_frames(folder: Path, start: str) -> None:
     source = loader(folder, start=start)
