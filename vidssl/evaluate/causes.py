@@ -203,7 +203,7 @@ def _nothing(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
 
 
 def _momentum(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
-    momentum = _values(lines, "momentum")
+    momentum = series(lines, "momentum")
     if momentum and momentum[0] in (0.0, 1.0):
         told = "the target is the network itself" if momentum[0] == 0 else "the target never moved"
         return [f"momentum {momentum[0]:g} at step {_step(lines[0])}: {told}"]
@@ -212,10 +212,10 @@ def _momentum(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
 
 def _temperature(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
     """Of a teacher: at or above its student's, it sharpens nothing (Caron et al. 2021, section 5.3)."""
-    student, teacher = _values(lines, "temperature"), _values(lines, "teacher_temperature")
+    student, teacher = series(lines, "temperature"), series(lines, "teacher_temperature")
     if student and teacher and teacher[-1] >= student[-1]:
         return [f"teacher_temperature {teacher[-1]:g} is not below temperature {student[-1]:g}: nothing is sharpened"]
-    entropy = _values(lines, "assignment_entropy")
+    entropy = series(lines, "assignment_entropy")
     if teacher and entropy and min(entropy[-3:]) > 0.95:
         return [f"assignment_entropy {entropy[-1]:.3g} of 1: the teacher prefers no prototype"]
     if student and not teacher and not 0.01 <= student[-1] <= 1:
@@ -224,26 +224,26 @@ def _temperature(lines: Sequence[Line], where: Where, kind: Collapse) -> list[st
 
 
 def _centring(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
-    if not _values(lines, "teacher_temperature"):
+    if not series(lines, "teacher_temperature"):
         return []
     return _few_prototypes(lines)
 
 
 def _assignment(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
-    if _values(lines, "teacher_temperature"):
+    if series(lines, "teacher_temperature"):
         return []
     return _few_prototypes(lines)
 
 
 def _few_prototypes(lines: Sequence[Line]) -> list[str]:
-    usage = _values(lines, "assignment_usage")
+    usage = series(lines, "assignment_usage")
     if usage and usage[-1] < 0.5:
         return [f"assignment_usage {usage[-1]:.3g} of 1 ({max(usage):.3g} at most): most inputs choose one prototype"]
     return []
 
 
 def _flat_prediction(lines: Sequence[Line]) -> list[str]:
-    entropy, usage = _values(lines, "assignment_entropy"), _values(lines, "assignment_usage")
+    entropy, usage = series(lines, "assignment_entropy"), series(lines, "assignment_usage")
     if entropy and usage and min(entropy[-1], usage[-1]) > 0.95:
         return [f"assignment_entropy {entropy[-1]:.3g} of 1: no input has a favourite prototype, the loss is a guess's"]
     return []
@@ -251,10 +251,10 @@ def _flat_prediction(lines: Sequence[Line]) -> list[str]:
 
 def _terms(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
     """A term of no share in the loss, or one that grew while the loss fell."""
-    shares = {name[6:]: _values(lines, name) for line in lines[:1] for name in line if name.startswith("share_")}
+    shares = {name[6:]: series(lines, name) for line in lines[:1] for name in line if name.startswith("share_")}
     evidence = []
     for name, share in shares.items():
-        term = _values(lines, f"term_{name}")
+        term = series(lines, f"term_{name}")
         if len(shares) > 1 and max(share) < 0.01:
             evidence.append(f"term {name} has at most {max(share):.2g} of the loss")
             if term:
@@ -264,11 +264,11 @@ def _terms(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
 
 def _stop_gradient(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
     """Both sides gave way: the loss fell to the end of its range before a moving target could have followed."""
-    loss, momentum = _values(lines, "loss"), _values(lines, "momentum")
+    loss, momentum = series(lines, "loss"), series(lines, "momentum")
     if not _two_sides(lines):
         return []
     if not momentum:
-        spread = _values(lines, f"{where}_spread")
+        spread = series(lines, f"{where}_spread")
         if _fallen(loss, HALF) is None or spread[-1] > 0.9 * max(spread):
             return []
         return [f"loss {loss[-1]:.3g}, {loss[0]:.3g} at step {_step(lines[0])}: the two sides give way to each other"]
@@ -283,16 +283,16 @@ def _stop_gradient(lines: Sequence[Line], where: Where, kind: Collapse) -> list[
 
 def _predictor(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
     """The loss falls at the pace of the target, or the sides agree in the few directions that suffice."""
-    loss = _values(lines, "loss")
+    loss = series(lines, "loss")
     if not _two_sides(lines) or _fallen(loss, HALF) is None:
         return []
-    how = "as the target follows" if _values(lines, "momentum") else "while directions are lost and spread is kept"
+    how = "as the target follows" if series(lines, "momentum") else "while directions are lost and spread is kept"
     return [f"loss {loss[-1]:.3g}, {loss[0]:.3g} at step {_step(lines[0])}, falls {how}"]
 
 
 def _projector(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
     """The encoder uses many times the directions that its projector lets through."""
-    inner, outer = _values(lines, "feature_rank"), _values(lines, "embedding_rank")
+    inner, outer = series(lines, "feature_rank"), series(lines, "embedding_rank")
     if where == "feature" or kind == "constant" or not outer or inner[-1] < 2 * FAR * outer[-1]:
         return []
     return [f"feature_rank {inner[-1]:.3g} before the projector, embedding_rank {outer[-1]:.3g} behind it"]
@@ -305,7 +305,7 @@ def _two_sides(lines: Sequence[Line]) -> bool:
 
 
 def _negatives(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
-    true, false = _values(lines, "energy_true"), _values(lines, "energy_false")
+    true, false = series(lines, "energy_true"), series(lines, "energy_false")
     if true and not false:
         return [f"energy_true {true[-1]:.3g} ({true[0]:.3g} at first), and no energy of false pairs: nothing is raised"]
     return []
@@ -337,7 +337,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _values(lines: Sequence[Line], name: str) -> list[float]:
+def series(lines: Sequence[Line], name: str) -> list[float]:
+    """A number's values, of the lines that have it."""
     return [line[name] for line in lines if name in line]
 
 

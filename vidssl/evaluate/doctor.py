@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from statistics import mean
 from typing import Any, Literal
 
-from vidssl.evaluate.causes import CAUSES, Collapse, Setting, Where, name_cause
+from vidssl.evaluate.causes import CAUSES, Collapse, Setting, Where, name_cause, series
 
 __all__ = ["CAUSES", "Diagnosis", "Doctor", "Finding", "Setting", "diagnose"]
 
@@ -188,7 +188,7 @@ def diagnose(lines: Iterable[Line], setting: Setting | None = None) -> Diagnosis
 
 def symptom(lines: Sequence[Line], where: Where, limit: float = 1.0) -> Collapse | None:
     """What the last `PATIENCE` lines agree on; `limit` multiplies the thresholds."""
-    spread, rank = (_series(lines, f"{where}_{name}") for name in ("spread", "rank"))
+    spread, rank = (series(lines, f"{where}_{name}") for name in ("spread", "rank"))
     if len(spread) < PATIENCE:
         return None
     recent, peak = spread[-PATIENCE:], max(spread)
@@ -202,7 +202,7 @@ def symptom(lines: Sequence[Line], where: Where, limit: float = 1.0) -> Collapse
 
 
 def _shrunk(lines: Sequence[Line]) -> bool:
-    scale = _series(lines, "embedding_scale")
+    scale = series(lines, "embedding_scale")
     terms = sum(name.startswith("share_") for name in lines[-1])
     return terms > 1 and len(scale) >= PATIENCE and max(scale[-PATIENCE:]) < SHRUNK * max(scale)
 
@@ -210,7 +210,7 @@ def _shrunk(lines: Sequence[Line]) -> bool:
 def _drowned(lines: Sequence[Line], setting: Setting | None) -> list[str]:
     """A hinge on deviations that is never nearly met: it takes most of the loss, whatever else is asked for."""
     half = lines[len(lines) // 2 :]  # the first half is for getting there
-    share, term = _series(half, "share_variance"), _series(half, "term_variance")
+    share, term = series(half, "share_variance"), series(half, "term_variance")
     if not share or not term or mean(share) <= DROWNS or min(term) <= UNMET:
         return []
     told = (
@@ -228,15 +228,15 @@ def _drowned(lines: Sequence[Line], setting: Setting | None) -> list[str]:
 
 
 def _symptom_in_words(lines: Sequence[Line], where: Where, kind: Collapse, limit: float) -> list[str]:
-    name, threshold = f"{where}_rank", limit * min(DIMENSIONAL_RANK, max(_series(lines, f"{where}_rank")) / 4)
+    name, threshold = f"{where}_rank", limit * min(DIMENSIONAL_RANK, max(series(lines, f"{where}_rank")) / 4)
     if kind == "constant":
-        spread = _series(lines, f"{where}_spread")
+        spread = series(lines, f"{where}_spread")
         name, threshold = f"{where}_spread", limit * min(CONSTANT_SPREAD, max(spread) / 4)
         if max(spread) < NEVER_SPREAD:
             threshold = NEVER_SPREAD
         elif max(spread[-PATIENCE:]) >= threshold:
-            name, threshold = "embedding_scale", SHRUNK * max(_series(lines, "embedding_scale"))
-    values = _series(lines, name)
+            name, threshold = "embedding_scale", SHRUNK * max(series(lines, "embedding_scale"))
+    values = series(lines, name)
     since, now = int(lines[-PATIENCE]["step"]), int(lines[-1]["step"])
     peak = max(range(len(values)), key=values.__getitem__)
     return [
@@ -248,7 +248,7 @@ def _symptom_in_words(lines: Sequence[Line], where: Where, kind: Collapse, limit
 def _other_side(lines: Sequence[Line], where: Where, limit: float) -> list[str]:
     """How the encoder stands when the projector fell, and the other way round."""
     other: Where = "feature" if where == "embedding" else "embedding"
-    rank, spread = (_series(lines, f"{other}_{name}") for name in ("rank", "spread"))
+    rank, spread = (series(lines, f"{other}_{name}") for name in ("rank", "spread"))
     if not rank or not spread:
         return []
     stands = symptom(lines, other, limit) is None
@@ -257,10 +257,6 @@ def _other_side(lines: Sequence[Line], where: Where, limit: float) -> list[str]:
         f"{subject} {'has not collapsed' if stands else 'has collapsed too'}: {other}_rank {rank[-1]:.3g} "
         f"({max(rank):.3g} at most), {other}_spread {spread[-1]:.3g} ({max(spread):.3g} at most)"
     ]
-
-
-def _series(lines: Sequence[Line], name: str) -> list[float]:
-    return [line[name] for line in lines if name in line]
 
 
 def _has(lines: Sequence[Line], name: str) -> bool:
