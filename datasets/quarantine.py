@@ -68,7 +68,7 @@ class Quarantine:
         return {name for name, failed in self.steps.items() if failed is not None and failed < step}
 
     def keep_only(self, names: Iterable[str]) -> None:
-        """Take files off the list that are not among the data any more: an earlier start may have had another folder."""
+        """Take files off the list that are not in the data: an earlier start may have been on another folder."""
         gone = self.reasons.keys() - set(names)
         for name in gone:
             del self.reasons[name], self.steps[name]

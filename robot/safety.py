@@ -172,6 +172,7 @@ class SafetyMonitor:
         monitor = cls.fit_scores(extractor, usual, fps=fps, energy=energy, scores=scores)
         maxima, steps = [], []
         for drive in calibration:
+            _check_kind(drive)
             maxima.append(float(monitor.episode(drive)[0].max()))
             steps.append(len(drive.frames))
         monitor.threshold = found = conformal_threshold(maxima, steps, fps, rate)
@@ -198,6 +199,8 @@ class SafetyMonitor:
         names = _checked_scores(scores, senses)
         if len(usual) < 4:
             raise VidsslError(f"the monitor is fitted on at least 4 usual episodes, got {len(usual)}; record more")
+        for drive in usual:
+            _check_kind(drive)
         image, sizes = usual[0].frames.shape[1:3], (usual[0].action.shape[1], usual[0].proprio.shape[1])
         for drive in usual:
             _check_drive(drive, image, sizes)
@@ -357,6 +360,14 @@ def _checked_scores(scores: Sequence[str] | None, senses: Senses) -> tuple[str, 
             why = "only frame encoders have maps" if name == "detail" else "pass energy=vidssl.load_energy(run)"
             raise VidsslError(f"score {name!r}: {why}; possible here: {', '.join(possible)}")
     return tuple(name for name in possible if scores is None or name in scores)
+
+
+def _check_kind(drive: object) -> None:
+    if not isinstance(drive, Drive):
+        raise VidsslError(
+            f"episode: got a {type(drive).__name__}; pass vidssl.robot.safety.Drive(frames uint8 [T,H,W,3], action "
+            "[T,A], proprio [T,P]), or what vidssl.robot.safety_trials.usual_drives gives"
+        )
 
 
 def _check_drive(drive: Drive, image: tuple[int, ...], sizes: tuple[int, int]) -> None:

@@ -24,7 +24,7 @@ from torch.nn import functional
 from vidssl.checkpoint import replacing, write_json
 from vidssl.errors import VidsslError
 
-from .controllers import Controller
+from .controllers import Controller, ExpertController
 from .corruptions import CAMERA, TERRAIN, CorruptedCamera, corrupt_frames
 from .pixels import episode_seed, make_env
 from .recording import drive
@@ -126,6 +126,25 @@ def record_drives(trial: Trial, folder: Path, make_driver: MakeDriver, tick: Cal
             with replacing(_path(trial, folder, k)) as part:
                 part.write_bytes(safetensors.numpy.save(tensors, {"outcome": json.dumps(outcome)}))
             tick()
+    finally:
+        env.close()
+
+
+def usual_drives(env_id: str, episodes: int, seed: int = 0, make_driver: MakeDriver = ExpertController) -> list[Drive]:
+    """Drives on training layouts in which nothing is wrong, for `SafetyMonitor.fit`: raw, not from a recording's MP4s.
+
+    Args:
+        env_id: gymnasium id of an environment with camera images.
+        episodes: how many; other seeds give other layouts.
+        make_driver: env -> controller, the one that will be watched (`controller_files.load_controller` gives it).
+    """
+    env = make_env(env_id, "train")
+    try:
+        driver, found = make_driver(env), []
+        for index in range(episodes):
+            frames, episode = drive(env, driver, episode_seed(seed, index, "train"))
+            found.append(Drive(np.stack(frames), episode.executed, episode.proprio))
+        return found
     finally:
         env.close()
 

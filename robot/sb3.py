@@ -119,6 +119,17 @@ class Progress:
     success_rate: float | None
 
 
+def check_learning(config: LearningConfig) -> None:
+    """Raises VidsslError for an unknown algorithm and numbers out of range."""
+    if config.algorithm not in ALGORITHMS:
+        raise unknown_name("algorithm", config.algorithm, ALGORITHMS)
+    if config.steps < 1 or config.envs < 1 or not config.hidden or min(config.hidden) < 1:
+        raise VidsslError(
+            f"need at least 1 step, 1 environment and 1 hidden layer of at least 1 unit, got steps {config.steps}, "
+            f"envs {config.envs}, hidden {list(config.hidden)}"
+        )
+
+
 def train_policy(
     extractor: FeatureExtractor,
     env_id: str,
@@ -136,13 +147,7 @@ def train_policy(
     Raises VidsslError for an unknown algorithm, numbers out of range, and environments that `make_env` or
     `FeatureVector` refuse.
     """
-    if config.algorithm not in ALGORITHMS:
-        raise unknown_name("algorithm", config.algorithm, ALGORITHMS)
-    if config.steps < 1 or config.envs < 1 or not config.hidden or min(config.hidden) < 1:
-        raise VidsslError(
-            f"need at least 1 step, 1 environment and 1 hidden layer of at least 1 unit, got steps {config.steps}, "
-            f"envs {config.envs}, hidden {list(config.hidden)}"
-        )
+    check_learning(config)
     bare = make_env(env_id, "train", size)
     spaces = Spaces.of(bare)
     bare.close()

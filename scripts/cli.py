@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "probe a run on labelled videos, beside honest baselines",
     "compare": "train many methods alike and judge them side by side",
     "doctor": "tell whether runs collapsed, how and why",
+    "list": "name the methods, encoders, environments and controllers",
     "extract": "write the features of a folder of videos",
     "export": "write a run's encoder as ONNX or compiled, for a controller",
     "self-label": "label videos by clusters of a run's features",

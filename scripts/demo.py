@@ -10,7 +10,7 @@ Example:
 
     vidssl demo --out runs/demo
 
-Needs no data and takes under ten minutes on two cores. Everything it does can be done with the commands above.
+Needs no data and takes under ten minutes on two cores. The first three are commands of their own.
 """
 
 import shutil
@@ -51,10 +51,38 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(config: Config) -> int:
     """Record, pretrain, evaluate, report; the function behind the command."""
+    from vidssl.checkpoint import check_writable
     from vidssl.robot.recording import record
     from vidssl.scripts import pretrain, robot_eval
     from vidssl.scripts.report import write_report
+    from vidssl.train import Budget
 
+    training = pretrain.Config(
+        data=config.out / "demos" / "episodes",
+        out=config.out / "run",
+        encoder="control",
+        options=["cells=1.0"],
+        views="none",
+        frames=8,
+        batch_size=16,
+        lr=3e-3,
+        minutes=config.minutes,
+        cache=config.out / "cache",
+        seed=config.seed,
+    )
+    evaluation = robot_eval.Config(
+        run=config.out / "run",
+        episodes=config.episodes,
+        demos=config.out / "demos",
+        demo_episodes=config.demo_episodes,
+        head_steps=config.head_steps,
+        pixel_minutes=config.minutes / 2,
+        seed=config.seed,
+        out=config.out / "evaluation",
+    )
+    Budget(minutes=config.minutes)  # mistakes of any stage are told before the first
+    robot_eval.check_numbers(evaluation)
+    check_writable(config.out / "report.html")
     if config.out.exists():
         if not config.overwrite:
             raise VidsslError(f"{config.out} is there already; pass --overwrite to replace it, or choose another --out")
@@ -63,36 +91,11 @@ def run(config: Config) -> int:
     _say(f"1/3 record: {config.demo_episodes} episodes of the expert, noise on its actions so that it has to recover")
     record("vidssl/Rover-v0", config.out / "demos", config.demo_episodes, noise=0.3, seed=config.seed)
     _say(f"2/3 pretrain: CPC on the MP4s for {config.minutes:g} min")
-    status = pretrain.run(
-        pretrain.Config(
-            data=config.out / "demos" / "episodes",
-            out=config.out / "run",
-            encoder="control",
-            options=["cells=1.0"],
-            views="none",
-            frames=8,
-            batch_size=16,
-            lr=3e-3,
-            minutes=config.minutes,
-            cache=config.out / "cache",
-            seed=config.seed,
-        )
-    )
+    status = pretrain.run(training)
     if status:
         return status
     _say(f"3/3 robot-eval: clones of the expert on {config.episodes} layouts that no demonstration shows")
-    results = robot_eval.run(
-        robot_eval.Config(
-            run=config.out / "run",
-            episodes=config.episodes,
-            demos=config.out / "demos",
-            demo_episodes=config.demo_episodes,
-            head_steps=config.head_steps,
-            pixel_minutes=config.minutes / 2,
-            seed=config.seed,
-            out=config.out / "evaluation",
-        )
-    )
+    results = robot_eval.run(evaluation)
     minutes = (time.perf_counter() - started) / 60
     report = write_report(config.out, results, minutes)
     learned = results["arms"]["learned"]

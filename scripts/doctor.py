@@ -35,7 +35,7 @@ COLOURS = ("#d1495b", "#30638e", "#edae49", "#00798c", "#8d6a9f", "#666666")
 class Config:
     """See the text above."""
 
-    runs: tyro.conf.Positional[Annotated[list[Path], tyro.conf.arg(metavar="RUN")]]
+    runs: tyro.conf.Positional[Annotated[list[Path], tyro.conf.arg(metavar="RUN ...", help_behavior_hint="")]]
     """run folders, written by `vidssl pretrain`"""
     numbers_only: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """judge by the logged numbers alone, as if the method and its options were not known"""

@@ -91,12 +91,15 @@ def extract(config: Config) -> None:
 
 def _check_out(config: Config) -> Path:
     """The path of the quarantine list; a VidsslError when `--out` can't be written as asked."""
+    from vidssl.checkpoint import check_writable
+
     if config.out.suffix != ".safetensors":
         raise VidsslError(f"--out {config.out}: features are written as safetensors; let the name end in .safetensors")
     if config.out.exists() and not config.overwrite:
         raise VidsslError(f"{config.out} is there already; give another --out or add --overwrite")
     if config.stride is not None and config.stride < 1:
         raise VidsslError(f"--stride must be at least 1, got {config.stride}")
+    check_writable(config.out)
     return config.out.with_suffix(".quarantine.csv")
 
 

@@ -92,6 +92,11 @@ def _load(where: str, config: "Config") -> "tuple[Callable[[], MakeController], 
     from vidssl.robot.controller_files import _hash, identity, load_controller
 
     folder = Path(where)
+    if ":" not in where and not folder.exists():
+        raise VidsslError(
+            f"{where}: no such folder; give a run of `vidssl pretrain` (with --demos), a saved controller "
+            "or module:Class"
+        )
     if not (folder / "config.json").is_file():
         made = load_controller(where)
         return lambda: made, {"controller": where, "hash": identity(where)}

@@ -9,7 +9,8 @@ Example:
     vidssl pretrain videos/ --out runs/mine --method cpc --encoder small-motion --minutes 10
 
 The run folder then holds config.json, model.safetensors, metrics.jsonl and tensorboard/; load it with
-`vidssl.load_encoder("runs/mine")`. A run that was stopped goes on with the same command and --resume.
+`vidssl.load_encoder("runs/mine")`. A run that was stopped goes on with the same command and --resume; one that is
+finished is continued by another: --init runs/mine --out runs/longer.
 """
 
 import inspect
@@ -90,6 +91,8 @@ class Config:
     """processes on this machine (DDP, with --cache); torchrun and SLURM are found by themselves"""
     seed: int = 0
     """of everything random"""
+    init: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    """begin with the weights of this run: its encoder's, and with the same method and options all others too"""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """go on with the run in --out from its last checkpoint"""
 
@@ -103,10 +106,13 @@ def run(config: Config) -> int:
     """Train as configured; the function behind the command."""
     import torch
 
+    from vidssl.checkpoint import check_writable
     from vidssl.datasets.cache import is_cache
     from vidssl.datasets.clips import manifest_hash
+    from vidssl.datasets.files import read_groups
     from vidssl.encoders import build_encoder
     from vidssl.methods import find_method
+    from vidssl.scripts.initial_weights import load_encoder_weights, load_method_weights
     from vidssl.train import Budget, TrainConfig, fit, make_fabric
     from vidssl.views import Views
 
@@ -127,6 +133,11 @@ def run(config: Config) -> int:
         monitor_every=config.monitor_every,
     )
     check_run(config.out, config.resume)  # said before the videos are indexed
+    check_writable(config.out / "config.json")
+    if config.batch_size < 1:
+        raise VidsslError(f"--batch-size: got {config.batch_size}; at least 1")
+    if config.groups is not None:
+        read_groups(config.groups, [])
     fabric = make_fabric(config.device, config.devices, config.precision)
     packed = config.cache is not None or is_cache(config.data)
     if fabric.world_size > 1 and not packed:  # a file that fails in mid-training would leave ranks uneven
@@ -134,7 +145,21 @@ def run(config: Config) -> int:
     torch.manual_seed(config.seed)
     views = method_class.default_views(size) if config.views == "published" else Views.none(size)
     encoder_name = config.encoder or default_encoder(method_class)
-    method = method_class(build_encoder(encoder_name, size), views, **options)
+    encoder = build_encoder(encoder_name, size)
+    init = None if config.init is None else load_encoder_weights(config.init, encoder_name, encoder)
+    method = method_class(encoder, views, **options)
+    if init is not None and config.init is not None:
+        all_of_it = load_method_weights(config.init, {"name": config.method, "options": options}, method)
+        init["weights"] = "all" if all_of_it else "encoder"
+    if fabric.is_global_zero:
+        if encoder_name == "control" and method.views.flip:
+            print(
+                "warning: --encoder control keeps left and right apart, and the views mirror clips; "
+                "for a controller give --views none",
+                file=sys.stderr,
+            )
+        if not config.resume:
+            (config.out / "quarantine.csv").unlink(missing_ok=True)  # of an earlier start, perhaps on other videos
     source = open_source(config, fabric)
     loader = make_loader(config, source, fabric)
     manifest = loader.manifest()
@@ -149,6 +174,7 @@ def run(config: Config) -> int:
         "method": {"name": config.method, "options": options, "views": asdict(method.views)},
         "data": {"hash": manifest_hash(manifest), "manifest": manifest},
         "seed": config.seed,
+        "init": init,
     }
     outcome = fit(
         fabric,

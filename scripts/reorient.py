@@ -53,7 +53,7 @@ class Config:
     arms: tuple[str, ...] = ("learned", "geometric", "random", "expert")
     """who is compared"""
     sensor: str = "clean"
-    """the depth camera: `clean`, or `hard` (1 mm noise, 15 %% dropout, a stripe over up to 30 %% of the object)"""
+    """the depth camera: `clean`, or `hard` (1 mm noise, 15% dropout, a stripe over up to 30% of the object)"""
     fraction: float = 0.4
     """of the remaining rotation that a step does"""
     max_steps: int = 100

@@ -91,7 +91,7 @@ def run(config: Config) -> dict[str, Any]:
     from vidssl.scripts.robot_eval_inputs import prepare
     from vidssl.scripts.robot_eval_save import check_free, save
 
-    _check_numbers(config)
+    check_numbers(config)
     started = time.perf_counter()
     inputs = prepare(config)
     if config.save is not None and not config.overwrite:
@@ -110,7 +110,7 @@ def run(config: Config) -> dict[str, Any]:
     return results
 
 
-def _check_numbers(config: Config) -> None:
+def check_numbers(config: Config) -> None:
     """Raises VidsslError for numbers that would fail only after the demonstrations are recorded."""
     least = {"demo_episodes": 2, "head_steps": 1, "pixel_steps": 1, "workers": 0}
     for name, lowest in least.items():

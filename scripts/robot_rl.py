@@ -11,7 +11,7 @@ The encoder stays as it is; features, not images, go into the rollouts and the r
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -34,7 +34,7 @@ class Config:
     """folder of the controller"""
     env: str = "vidssl/Rover-v0"
     """gymnasium id of an environment with camera images"""
-    algorithm: Annotated[str, tyro.conf.arg(metavar="{ppo,sac}")] = "ppo"
+    algorithm: Literal["ppo", "sac"] = "ppo"
     """how the policy learns"""
     steps: int = 100_000
     """steps of all environments together"""
@@ -42,8 +42,8 @@ class Config:
     """environments stepped in turn"""
     hidden: tuple[int, ...] = (256, 256)
     """widths of the hidden layers of policy and critics"""
-    learning_rate: float = 3e-4
-    """of the optimiser"""
+    lr: Annotated[float, tyro.conf.arg(aliases=("--learning-rate",))] = 3e-4
+    """learning rate of the optimiser"""
     gamma: float = 0.99
     """discount a step"""
     seed: int = 0
@@ -52,6 +52,8 @@ class Config:
     """side of the camera image in pixels; the environment's own if left out"""
     untrained: str | None = None
     """name of an encoder to leave untrained, where there is no RUN"""
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """replace the controller in --out"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,22 +65,25 @@ def main(argv: list[str] | None = None) -> int:
 def run(config: Config) -> None:
     """Learn as configured and save the controller.
 
-    Raises VidsslError for mistakes in the settings, an `--out` that holds a controller already or cannot be written,
-    and a missing stable-baselines3.
+    Raises VidsslError for mistakes in the settings, an `--out` that holds something else, holds a controller (without
+    --overwrite) or cannot be written, and a missing stable-baselines3.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from vidssl.checkpoint import check_writable
     from vidssl.robot.controller_files import FILE, is_controller
-    from vidssl.robot.sb3 import LearningConfig, train_policy, write_learning
+    from vidssl.robot.sb3 import LearningConfig, check_learning, train_policy, write_learning
 
-    if is_controller(config.out):
-        raise VidsslError(f"{config.out} holds a controller already; choose another --out or remove it")
+    if is_controller(config.out) and not config.overwrite:
+        raise VidsslError(f"{config.out} holds a controller already; pass --overwrite to replace it, or another --out")
     check_writable(config.out / FILE)
-    extractor = _extractor(config)
+    if config.out.exists() and any(config.out.iterdir()) and not is_controller(config.out):
+        raise VidsslError(f"{config.out} holds something other than a controller; choose a new or empty --out")
     learning = LearningConfig(
-        config.algorithm, config.steps, config.envs, config.hidden, config.learning_rate, config.gamma, config.seed
+        config.algorithm, config.steps, config.envs, config.hidden, config.lr, config.gamma, config.seed
     )
+    check_learning(learning)  # before the encoder is loaded
+    extractor = _extractor(config)
     rows: list[State] = []
     columns = (TextColumn("{task.description:<44}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as bar:
@@ -90,6 +95,7 @@ def run(config: Config) -> None:
                 rows.append(state)
 
         controller = train_policy(extractor, config.env, learning, config.size, show)
+    (config.out / FILE).unlink(missing_ok=True)  # a kill now leaves no half controller
     controller.save(config.out)
     write_learning(config.out / "learning.jsonl", rows)
     print(f"wrote {config.out}: {_told(config.algorithm, rows[-1])} (training layouts, exploring); judge it by")

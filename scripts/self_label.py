@@ -83,11 +83,19 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(config: Config) -> dict[str, Any]:
     """Label as configured, write the results and return what self_label.json holds."""
-    from vidssl.checkpoint import write_json
+    from vidssl.checkpoint import check_writable, write_json
     from vidssl.device import choose_device
     from vidssl.features import load_encoder
 
-    extractor = load_encoder(config.run, device=choose_device(config.device))
+    if config.classes is not None and config.classes < 2:
+        raise VidsslError(
+            f"--classes: got {config.classes}; at least 2, or leave it out where there are class subfolders"
+        )
+    if config.seeds < 1 or config.windows < 1 or config.views < 0:
+        raise VidsslError(
+            f"got seeds {config.seeds}, windows {config.windows}, views {config.views}; at least 1, 1 and 0"
+        )
+    check_writable(config.out / "self_label.json")
     videos = find_videos(config.data)
     truth = [video.label for video in videos if video.label is not None]
     labelled = len(truth) == len(videos)
@@ -96,10 +104,7 @@ def run(config: Config) -> dict[str, Any]:
     classes = config.classes or (len(set(truth)) if labelled else 0)
     if classes < 2:
         raise VidsslError(f"{config.data}: got {classes} classes; say how many with --classes, 2 at the least")
-    if config.seeds < 1 or config.windows < 1 or config.views < 0:
-        raise VidsslError(
-            f"got seeds {config.seeds}, windows {config.windows}, views {config.views}; at least 1, 1 and 0"
-        )
+    extractor = load_encoder(config.run, device=choose_device(config.device))
     kept, features = encode(videos, extractor, config)
     if config.tail is None:
         report = _label(config, kept, features, classes, labelled)

@@ -77,6 +77,7 @@ def run(config: Config) -> int:
     from vidssl.datasets.mesh_views import MeshRenderer
     from vidssl.datasets.meshes import MeshSet
     from vidssl.datasets.view_batches import ViewBatches
+    from vidssl.device import choose_device
     from vidssl.errors import VidsslError
     from vidssl.rotation.calibration import FEWEST, FEWEST_OBJECTS
     from vidssl.rotation.training import RotationLearner
@@ -86,7 +87,7 @@ def run(config: Config) -> int:
 
     minutes = 50.0 if config.steps is config.minutes is None else config.minutes
     budget = Budget(config.steps, None, minutes)
-    fabric = make_fabric(config.device, 1, config.precision)
+    choose_device(config.device)
     if config.calibration < FEWEST:
         raise VidsslError(f"--calibration: got {config.calibration} pairs; at least {FEWEST} are needed")
     check_run(config.out, config.resume)  # said before the meshes are read
@@ -109,6 +110,7 @@ def run(config: Config) -> int:
         "batch": {"objects": config.objects, "views": config.views},
         "seed": config.seed,
     }
+    fabric = make_fabric(config.device, 1, config.precision)  # speaks of mixed precision: after the mistakes
     outcome = fit(
         fabric,
         learner,

@@ -96,6 +96,25 @@ def test_threads_do_not_spin_unless_the_user_says_so() -> None:
         assert subprocess.check_output([sys.executable, "-c", program], env=env, text=True) == expected
 
 
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_reads_well(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([name, "--help"])
+    shown = capsys.readouterr().out
+    assert f"usage: vidssl {name}" in shown
+    for slip in ("%%", "commands above", " H. ", " n. ", " K. "):
+        assert slip not in shown
+    assert name != "doctor" or "(default: )" not in shown, "RUN has none"
+
+
+def test_the_list_of_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line.split(maxsplit=1)[1:] for line in shown if line.startswith("  ")}
+    assert {"cpc", "small-motion", "vidssl/Rover-v0", "vidssl/RoverHard-v0", "planner"} <= rows.keys()
+    assert all(rows.values()), "every name has its line"
+
+
 def test_the_rest_of_the_line_reaches_the_command(command: Callable[..., None]) -> None:
     got: list[str] = []
     command(got.extend)

@@ -6,12 +6,14 @@ trainer.pt           everything that resuming needs; tensors and plain values on
 metrics.jsonl        one line a logged step
 """
 
+import errno
 import io
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from vidssl.errors import VidsslError
@@ -33,7 +35,8 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise VidsslError(f"cannot write {path}: {error.strerror}; free some space or choose another --out") from error
+        space = "free some space or " if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
+        raise VidsslError(f"cannot write {path}: {error.strerror}; {space}choose another --out") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -48,9 +51,13 @@ def check_writable(path: Path) -> None:
     if os.path.isdir(path):
         raise VidsslError(f"cannot write {path}: it is a folder; name a file")
     above = next(folder for folder in path.parents if os.path.exists(folder))
-    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
-        why = "may not be written to" if above.is_dir() else "is no folder"
-        raise VidsslError(f"cannot write {path}: {above} {why}; choose another --out")
+    if not above.is_dir():
+        raise VidsslError(f"cannot write {path}: {above} is no folder; choose another --out")
+    try:
+        with TemporaryFile(dir=above):  # tried, since root may write everywhere, and yet not into /proc
+            pass
+    except OSError as error:
+        raise VidsslError(f"cannot write {path}: {above} may not be written to; choose another --out") from error
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -64,15 +71,15 @@ def write_config(run: Path, config: dict[str, Any]) -> None:
     write_json(run / "config.json", {"version": RUN_VERSION, **config})
 
 
-def read_config(run: str | Path) -> dict[str, Any]:
-    """The `config.json` of a run folder.
+def read_config(run: str | Path, made_by: str = "vidssl pretrain") -> dict[str, Any]:
+    """The `config.json` of a run folder; `made_by` is the command whose run is wanted.
 
     Raises:
         VidsslError: not a run folder, unreadable, or written by another version of the format.
     """
     path = Path(run) / "config.json"
     if not path.is_file():
-        raise VidsslError(f"{run} is no run folder: it has no config.json; pass the --out folder of `vidssl pretrain`")
+        raise VidsslError(f"{run} is no run folder: it has no config.json; pass the --out folder of `{made_by}`")
     try:
         config = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -128,9 +135,7 @@ def read_model(run: str | Path) -> "dict[str, Tensor]":
 
     path = Path(run) / "model.safetensors"
     if not path.is_file():
-        raise VidsslError(
-            f"{path} is missing; the run has not saved a model yet: let `vidssl pretrain` reach a checkpoint"
-        )
+        raise VidsslError(f"{path} is missing; the run has not saved a model yet: let its training reach a checkpoint")
     try:
         return load_file(path)
     except SafetensorError as error:

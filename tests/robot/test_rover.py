@@ -399,3 +399,11 @@ def test_program_that_closes_nothing_ends_quietly() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stderr == ""
+
+
+def test_an_id_that_names_its_module_needs_no_import() -> None:
+    """Gymnasium looks for no plugins: the id brings the module that registers it."""
+    program = (
+        "import gymnasium; gymnasium.make('vidssl.robot.registration:vidssl/Rover-v0', pixels=False).reset(seed=0)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

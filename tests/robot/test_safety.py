@@ -16,6 +16,7 @@ from vidssl.robot.recording import drive
 from vidssl.robot.safety import SafetyMonitor, cusum
 from vidssl.robot.safety_scores import Gaussian, OneStep, Rows, Tail, signal_statistics
 from vidssl.robot.safety_senses import Drive
+from vidssl.robot.safety_trials import usual_drives
 
 sys.path.append(str(Path(__file__).parent))
 import tiny_env
@@ -230,3 +231,14 @@ def test_signal_statistics() -> None:
     noise = np.random.default_rng(0).integers(0, 255, (2, 9, 8, 3)).astype(np.uint8)
     np.testing.assert_allclose(signal_statistics(noise)[0, :3], noise[0].mean((0, 1)) / 255, rtol=1e-5)
     np.testing.assert_allclose(signal_statistics(noise)[1, 3:6], noise[1].std((0, 1)) / 255, rtol=1e-4)
+
+
+def test_drives_for_the_monitor() -> None:
+    found = usual_drives("Tiny-v0", 4, make_driver=Expert)
+    assert len(found) == 4
+    assert all(len(one.frames) == len(one.action) == len(one.proprio) for one in found)
+    again = usual_drives("Tiny-v0", 1, make_driver=Expert)[0]
+    np.testing.assert_array_equal(again.frames, found[0].frames)
+    assert not np.array_equal(usual_drives("Tiny-v0", 1, 1, Expert)[0].frames[0], found[0].frames[0])
+    with pytest.raises(VidsslError, match=r"episode: got a tuple; pass vidssl\.robot\.safety\.Drive"):
+        SafetyMonitor.fit_scores(extractor(), [(one.frames, one.action, one.proprio) for one in found], fps=10)

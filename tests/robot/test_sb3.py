@@ -223,6 +223,15 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert 10 < len(lines) <= 101
     with pytest.raises(VidsslError, match="holds a controller already"):
         main(["--untrained", "control", *options])
+    assert main(["--untrained", "control", *options, "--overwrite", "--learning-rate", "1e-3"]) == 0
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "thesis.tex").touch()
+    for more in ((), ("--overwrite",)):
+        with pytest.raises(VidsslError, match="holds something other than a controller; choose a new or empty --out"):
+            main(["--untrained", "control", "--out", str(full), *more])
+    with pytest.raises(VidsslError, match="need at least 1 step"):  # before the encoder is looked for
+        main(["--untrained", "no-such-encoder", "--steps", "0", "--out", str(tmp_path / "other")])
     with pytest.raises(VidsslError, match="give either a RUN"):
         main(["--env", "Tiny-v0", "--out", str(tmp_path / "other")])
     (tmp_path / "file").touch()

@@ -234,7 +234,7 @@ def test_a_run_gives_the_same_estimates(tmp_path: Path, pairs: RotationPairs, ca
 
 
 def test_runs_that_are_none(tmp_path: Path, estimator: RotationEstimator) -> None:
-    with pytest.raises(VidsslError, match="is no run folder"):
+    with pytest.raises(VidsslError, match=r"is no run folder.*vidssl train-rotation"):
         load_estimator(tmp_path / "nothing")
     with pytest.raises(VidsslError, match="run of another kind; pass the --out folder of `vidssl train-rotation`"):
         load_estimator(write_run(tmp_path / "other", estimator, kind="views2d"))

@@ -78,6 +78,20 @@ def test_an_earlier_demo_is_not_replaced_unasked(demo: Path, capsys: pytest.Capt
     assert (demo / "report.html").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [("--minutes -1", "training budget"), ("--head-steps 0", "--head-steps"), ("--demo-episodes 1", "--demo-episodes")],
+)
+def test_mistakes_are_told_before_the_first_stage(
+    option: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vidssl(["demo", "--out", str(tmp_path / "demo"), *option.split()]) == 2
+    shown = capsys.readouterr()
+    assert told in shown.err
+    assert "1/3" not in shown.out
+    assert not (tmp_path / "demo").exists()
+
+
 def test_another_folder_is_never_emptied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").touch()

@@ -84,3 +84,8 @@ def test_mistakes(videos: Path, tmp_path: Path) -> None:
     for arguments, message in cases:
         with pytest.raises(VidsslError, match=message):
             main(arguments)
+
+
+def test_what_cannot_be_written_is_told_first() -> None:
+    with pytest.raises(VidsslError, match="/proc may not be written to; choose another --out"):
+        main(["no run", "no videos", "--out", "/proc/x.safetensors"])

@@ -213,7 +213,10 @@ def test_operators_of_the_rover(tmp_path: Path) -> None:
         ({"max_steps": 9}, "TinyEnv has no max_steps"),
         ({"operators": ("predict",)}, r"TinyEnv.*direct"),
         ({"controllers": ("direct=test_lag_study:Slow",)}, "same name"),
-        ({"controllers": ("nowhere",)}, "nowhere"),
+        (
+            {"controllers": ("nowhere",)},
+            "nowhere: no such folder; give a run of .*, a saved controller or module:Class",
+        ),
     ],
 )
 def test_mistakes(config: Config, change: dict[str, Any], words: str) -> None:

@@ -1,13 +1,18 @@
 """`vidssl pretrain` on real encoded videos: from a folder to a loaded encoder, with and without a cache; bad input."""
 
 import json
+import sys
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_run import write_run
 
 import vidssl
+from vidssl.encoders import build_encoder
 from vidssl.scripts.cli import main
 
 
@@ -83,6 +88,10 @@ def test_image_cpc_and_method_options(videos: Path, tmp_path: Path) -> None:
         (["--batch-size", "400"], "lower the batch size"),
         (["--minutes", "3"], "give one of steps, epochs or minutes"),
         (["--device", "tpu"], "choose from auto, cpu, cuda"),
+        (["--batch-size", "0"], "--batch-size: got 0; at least 1"),
+        (["--groups", "nothere.csv"], "nothere.csv: no such file"),
+        (["--init", "nothere"], "nothere is no run folder"),
+        (["--encoder", "nowhere:net"], "encoder 'nowhere:net': No module named 'nowhere'; write it as module:callable"),
     ],
 )
 def test_mistakes_are_told_in_a_line(
@@ -127,3 +136,80 @@ def test_a_video_with_a_broken_middle_is_set_aside(
 def test_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert pretrain(tmp_path, tmp_path / "run") == 2
     assert "no videos" in capsys.readouterr().err.lower()
+
+
+def test_a_run_begins_with_the_weights_of_another(videos: Path, tmp_path: Path) -> None:
+    small = ("--encoder", "small", "--method", "cpc-image", "--options", "grid=4", "--monitor-every", "100")
+    assert pretrain(videos, tmp_path / "first", *small) == 0
+    tiny = ("--lr", "1e-12", "--steps", "1", "--init", str(tmp_path / "first"))
+    assert pretrain(videos, tmp_path / "same", *small, *tiny) == 0
+    assert pretrain(videos, tmp_path / "other", "--encoder", "small", "--method", "simclr", *tiny) == 0
+    first = load_file(tmp_path / "first" / "model.safetensors")
+    for name, weights in (("same", "all"), ("other", "encoder")):
+        init = json.loads((tmp_path / name / "config.json").read_text())["init"]
+        assert init["weights"] == weights
+        assert len(init["sha256"]) == 64
+        ours = load_file(tmp_path / name / "model.safetensors")
+        for key in (key for key in first if key.startswith("encoder.")):
+            assert torch.allclose(ours[key], first[key], atol=1e-6), key
+
+
+def test_a_run_of_another_encoder_is_no_beginning(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "first")
+    assert pretrain(videos, tmp_path / "run", "--encoder", "small", "--init", str(run)) == 2
+    assert "its encoder is 'small-motion', this one would be 'small'; give --encoder" in capsys.readouterr().err
+
+
+def test_what_cannot_be_written_is_told_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert pretrain(tmp_path / "no videos", tmp_path / "file" / "run") == 2
+    assert "file is no folder; choose another --out" in capsys.readouterr().err
+    assert pretrain(tmp_path / "no videos", Path("/proc/run")) == 2
+    assert "/proc may not be written to; choose another --out" in capsys.readouterr().err
+
+
+def test_a_new_start_forgets_what_failed_before(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for number in range(4):
+        (broken / f"{number}.mp4").write_text("no video")
+    assert pretrain(broken, tmp_path / "run") == 2
+    assert "4 of 4 videos can't be used" in capsys.readouterr().err
+    assert pretrain(videos, tmp_path / "run", "--steps", "1") == 0
+    assert not (tmp_path / "run" / "quarantine.csv").exists()
+
+
+def test_mirrored_views_are_told_of_where_sides_matter(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ("--encoder", "control", "--steps", "1")
+    assert pretrain(videos, tmp_path / "mirrored", *few) == 0
+    assert "the views mirror clips; for a controller give --views none" in capsys.readouterr().err
+    assert pretrain(videos, tmp_path / "plain", "--views", "none", *few) == 0
+    assert "mirror" not in capsys.readouterr().err
+
+
+def test_an_encoder_from_elsewhere_is_trained_and_loaded_again(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_encoders.py").write_text(
+        "from torch import nn\n"
+        "from vidssl.encoders import FrameEncoder\n"
+        "def tiny(size):\n"
+        "    return FrameEncoder(nn.Conv2d(3, 8, 4, 4), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), 8)\n"
+        "def wrong(size):\n"
+        "    return nn.Identity()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert pretrain(videos, tmp_path / "run", "--encoder", "my_encoders:tiny", "--steps", "1") == 0
+    assert vidssl.load_encoder(tmp_path / "run")(np.zeros((3, 48, 64, 3), np.uint8)).shape[0] == 3
+    with pytest.raises(vidssl.VidsslError, match=r"'my_encoders:wrong': got a Identity; return a FrameEncoder"):
+        build_encoder("my_encoders:wrong", (32, 32))
+    monkeypatch.undo()
+    monkeypatch.delitem(sys.modules, "my_encoders")
+    with pytest.raises(vidssl.VidsslError, match=r"No module named 'my_encoders'.*put the module on PYTHONPATH"):
+        vidssl.load_encoder(tmp_path / "run")

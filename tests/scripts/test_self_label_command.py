@@ -67,6 +67,7 @@ def test_mistakes_are_answered(run: Path, videos: Path, tmp_path: Path) -> None:
     flat.write_text("\n".join(str(path) for path in sorted(videos.rglob("*.mp4"))))
     for arguments, words in [
         ([str(run), str(flat)], "say how many with --classes"),
+        ([str(run), str(videos), "--classes", "0"], "--classes: got 0; at least 2"),
         ([str(run), str(flat), "--tail", "3", "--classes", "2"], "--tail needs labelled videos"),
         ([str(run), str(videos), "--seeds", "0"], "seeds 0"),
         ([str(plain), str(videos)], "has no views; pass --views 0"),

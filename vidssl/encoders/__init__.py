@@ -6,7 +6,8 @@
 - A token encoder (`vit`, `vit-video`) also gives `tokens` of a clip, all or only those asked for: what masked
   prediction needs.
 
-A new encoder is a function `(size) -> nn.Module` and one line in `ENCODERS`.
+A new encoder is a function `(size) -> nn.Module` and one line in `ENCODERS`; one that lives elsewhere is named
+`"module:callable"`.
 """
 
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from vidssl.encoders.frame import FrameEncoder, control_encoder, fine_encoder, r
 from vidssl.encoders.timm import timm_encoder
 from vidssl.encoders.vit import FrameViT, VideoViT
 from vidssl.errors import VidsslError, unknown_name
+from vidssl.outside import import_named
 
 Encoder = FrameEncoder | ClipEncoder | VideoViT
 TokenEncoder = FrameViT | VideoViT
@@ -45,16 +47,30 @@ def build_encoder(name: str, size: tuple[int, int]) -> Encoder:
     """An untrained encoder; weights come from torch's global generator.
 
     Args:
-        name: a key of `ENCODERS`, or `"timm:NAME"` for a model of the timm library.
+        name: a key of `ENCODERS`, `"timm:NAME"` for a model of the timm library, or `"module:callable"` for a function
+            `(size) -> encoder` that lives elsewhere.
         size: (height, width) in pixels of the frames it will see; at least 32 each.
     Raises:
-        VidsslError: unknown name (lists the valid ones), or frames too small or not of a size that it takes.
+        VidsslError: unknown name (lists the valid ones), frames too small or not of a size that it takes, a module that
+            cannot be imported, or something from it that is no encoder.
     """
-    if name not in ENCODERS and not name.startswith("timm:"):
-        raise unknown_name("encoder", name, [*ENCODERS, "timm:NAME"])
+    if name not in ENCODERS and ":" not in name:
+        raise unknown_name("encoder", name, [*ENCODERS, "timm:NAME", "module:callable"])
     if min(size) < 32:
         raise VidsslError(f"frame size: got {size[0]}x{size[1]}, encoders need at least 32x32; raise --size")
-    return timm_encoder(name.removeprefix("timm:"), size) if name.startswith("timm:") else ENCODERS[name](size)
+    if name.startswith("timm:"):
+        return timm_encoder(name.removeprefix("timm:"), size)
+    return ENCODERS[name](size) if name in ENCODERS else _from_elsewhere(name, size)
+
+
+def _from_elsewhere(name: str, size: tuple[int, int]) -> Encoder:
+    encoder = import_named("encoder", name, "module:callable")(size)
+    if not isinstance(encoder, Encoder):
+        raise VidsslError(
+            f"encoder {name!r}: got a {type(encoder).__name__}; return a FrameEncoder(trunk, head, dim) or a "
+            "ClipEncoder of vidssl.encoders"
+        )
+    return encoder
 
 
 def token_encoder(method: str, encoder: object) -> TokenEncoder:

@@ -14,13 +14,12 @@ A method is an `nn.Module` built as `Method(encoder, views, **options)` with
 - `after_step()`, where it has one: called after every optimiser step (EMA, queues).
 """
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
-from vidssl.errors import VidsslError, unknown_name
+from vidssl.errors import unknown_name
 from vidssl.methods.barlow import BarlowTwins
 from vidssl.methods.byol import BYOL
 from vidssl.methods.colorize import Colorize
@@ -42,6 +41,7 @@ from vidssl.methods.vicreg import VICReg
 from vidssl.methods.videomae import VideoMAE
 from vidssl.methods.vjepa import VJEPA
 from vidssl.methods.wmse import WMSE
+from vidssl.outside import import_named
 
 METHODS: dict[str, Callable[..., nn.Module]] = {
     "barlow": BarlowTwins,
@@ -79,10 +79,4 @@ def find_method(name: str) -> Any:
         return METHODS[name]
     if ":" not in name:
         raise unknown_name("method", name, METHODS)
-    module, _, attribute = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise VidsslError(
-            f"method {name!r}: {error}; write it as module:Class and put the module on PYTHONPATH"
-        ) from error
+    return import_named("method", name)

@@ -284,7 +284,7 @@ def load_estimator(run: str | Path) -> RotationEstimator:
     Raises:
         VidsslError: no such run, of another kind, or damaged.
     """
-    config = read_config(run)
+    config = read_config(run, made_by="vidssl train-rotation")
     if config.get("kind") != "rotation":
         raise VidsslError(f"{run} is a run of another kind; pass the --out folder of `vidssl train-rotation`")
     tensors = read_model(run)
