@@ -11,7 +11,7 @@ Letters: M landmarks, n samples, H horizon, D state dim, E scene dim, A action s
 """
 
 import copy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,51 +21,21 @@ import torch
 from torch import Tensor
 
 from vidssl.checkpoint import write_tensors
-from vidssl.errors import VidsslError, unknown_name
+from vidssl.errors import VidsslError
 from vidssl.features import FeatureExtractor, load_encoder
 
 from .cloning import check_on_cpu
 from .landmarks import Landmarks, blocked
 from .pixels import camera_image, find_image
-from .planning import Cost, Search, moved_on, search
+from .planner_config import ModelSize, PlanConfig, Search
+from .planning import Cost, moved_on, search
 from .spaces import Spaces
-from .world_model import ModelSize, WorldModel
+from .world_model import WorldModel
 
-COSTS = ("sum", "last")
-METRICS = ("actions", "embedding")
 GOAL = "goal"
 MOVED = 0.4  # actions: a step foretold to be shorter than this can't be refuted
 SURPRISE = 0.3  # a step is refuted when less than this share of it came about
 BLOCKED = 5.0  # cost of an imagined state that was refuted, in actions
-
-
-@dataclass(frozen=True)
-class PlanConfig:
-    """How to plan.
-
-    Attributes:
-        search: of the actions.
-        cost: "sum" of the distances to the goal over the horizon, or that of its "last" step alone.
-        metric: distance of two states: in "actions", what inverse dynamics says is between them, or of the "embedding".
-        far_goals: go by landmarks; without, every goal is taken to be near.
-        longest, reach, miss: of the graph, see `Landmarks`.
-        seed: of the samples.
-    """
-
-    search: Search = field(default_factory=Search)
-    cost: str = "sum"
-    metric: str = "actions"
-    far_goals: bool = True
-    longest: int = 4
-    reach: int = 8
-    miss: float = 0.5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.cost not in COSTS:
-            raise unknown_name("cost", self.cost, COSTS)
-        if self.metric not in METRICS:
-            raise unknown_name("metric", self.metric, METRICS)
 
 
 class PlanController:

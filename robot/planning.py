@@ -11,57 +11,13 @@ Letters: n samples, H steps of horizon, A action size, K elites.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from vidssl.errors import VidsslError, unknown_name
+from .planner_config import Search
 
 Cost = Callable[[Tensor], Tensor]  # actions [n,H,A] in [-1,1] -> cost [n]
-PLANNERS = ("mppi", "cem")
-
-
-@dataclass(frozen=True)
-class Search:
-    """How to search.
-
-    Attributes:
-        planner: "mppi" or "cem".
-        horizon: H.
-        samples: n.
-        iterations: rounds of the first plan of an episode.
-        warm_iterations: rounds of later plans, which start from the one before.
-        elites: K.
-        temperature: of MPPI, in standard deviations of the elites' costs.
-        spread: standard deviation of the first round's samples; actions are in [-1,1].
-        persistence: correlation of a sample's noise from step to step: what moves far without waiting for luck.
-    """
-
-    planner: str = "mppi"
-    horizon: int = 20
-    samples: int = 256
-    iterations: int = 5
-    warm_iterations: int = 2
-    elites: int = 32
-    temperature: float = 0.5
-    spread: float = 0.7
-    persistence: float = 0.6
-
-    def __post_init__(self) -> None:
-        if self.planner not in PLANNERS:
-            raise unknown_name("planner", self.planner, PLANNERS)
-        counts = (self.horizon, self.iterations, self.warm_iterations, self.elites)
-        if min(counts) < 1 or self.elites > self.samples or self.elites < 2:
-            raise VidsslError(
-                f"search: horizon {self.horizon}, iterations {self.iterations} and {self.warm_iterations}, "
-                f"{self.elites} elites of {self.samples} samples; needed: at least 1, and 2 to `samples` elites"
-            )
-        if not (self.temperature > 0 and self.spread > 0 and 0 <= self.persistence <= 1):
-            raise VidsslError(
-                f"search: temperature {self.temperature}, spread {self.spread}, persistence {self.persistence}; "
-                "needed: the first two above 0, persistence from 0 to 1"
-            )
 
 
 def search(cost: Cost, mean: Tensor, config: Search, rounds: int, generator: torch.Generator) -> Tensor:

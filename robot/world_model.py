@@ -34,28 +34,7 @@ from vidssl.core.moments import covariance
 from vidssl.encoders import Encoder
 from vidssl.errors import VidsslError
 
-
-@dataclass(frozen=True)
-class Weights:
-    """Weights of the loss terms; 0 switches one off."""
-
-    prediction: float = 1.0
-    variance: float = 4.0
-    covariance: float = 1.0
-    time: float = 0.5
-    inverse: float = 4.0
-
-
-@dataclass(frozen=True)
-class ModelSize:
-    """D, and the width E of the hidden layers, which is the size of s too; VidsslError below 1."""
-
-    state: int = 4
-    hidden: int = 128
-
-    def __post_init__(self) -> None:
-        if min(self.state, self.hidden) < 1:
-            raise VidsslError(f"world model: sizes state {self.state}, hidden {self.hidden}; needed: at least 1 each")
+from .planner_config import ModelSize, Weights
 
 
 class Predictor(nn.Module):

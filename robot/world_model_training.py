@@ -9,7 +9,7 @@ Letters: B trajectories, T steps of each, D state dim, M landmarks.
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -21,69 +21,11 @@ from vidssl.features import FeatureExtractor
 
 from .cloning import check_on_cpu
 from .landmarks import spread_out
+from .planner_config import SPREAD_OVER, WorldModelConfig
 from .random_walks import random_walks
-from .world_model import ModelSize, Trajectories, Weights, WorldModel, world_model_loss
+from .world_model import Trajectories, WorldModel, world_model_loss
 
-SPREAD_OVER = 8192  # states among which landmarks are chosen, at least, where as many are cached
-BOUNDED = {"moments": "`length` + 1", "landmarks": f"`cached` * (`refine_length` + 1), up to {SPREAD_OVER}"}
 Report = Callable[[str, int, dict[str, float]], None]  # part, step, values
-
-
-@dataclass(frozen=True)
-class WorldModelConfig:
-    """Settings of the training; the same ones give the same model on the same number of threads.
-
-    Attributes:
-        encoder: a frame encoder's name, see `vidssl.encoders.ENCODERS`.
-        image_size: side of the frames it works on, pixels.
-        train_encoder: False leaves the encoder as it is: frozen from a run, or random.
-        steps: optimiser steps of the first part, on `scenes` * `per_scene` trajectories of `length` steps each, seen at
-            `moments` moments.
-        refine_steps: of the second, on `cached` trajectories of `refine_length` steps.
-        landmarks: M, spread out over the cached states.
-
-    Raises VidsslError for numbers out of range.
-    """
-
-    encoder: str = "control"
-    image_size: int = 64
-    train_encoder: bool = True
-    size: ModelSize = field(default_factory=ModelSize)
-    weights: Weights = field(default_factory=Weights)
-    steps: int = 2500
-    scenes: int = 16
-    per_scene: int = 3
-    length: int = 8
-    moments: int = 3
-    learning_rate: float = 2e-3
-    refine_steps: int = 6000
-    refine_length: int = 12
-    cached: int = 6000
-    landmarks: int = 256
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        states = min(SPREAD_OVER, self.cached * (self.refine_length + 1))
-        ranges = {
-            "image_size": (1, None),
-            "steps": (0, None),
-            "scenes": (1, None),
-            "per_scene": (1, None),
-            "length": (1, None),
-            "moments": (2, self.length + 1),
-            "refine_steps": (0, None),
-            "refine_length": (1, None),
-            "cached": (1, None),
-            "landmarks": (1, states),
-            "seed": (0, None),
-        }
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if value < low or (high is not None and value > high):
-                to = "" if high is None else f" and at most {high} ({BOUNDED[name]})"
-                raise VidsslError(f"world model: {name} is {value}; needed: at least {low}{to}")
-        if not self.learning_rate > 0:
-            raise VidsslError(f"world model: learning_rate is {self.learning_rate}; needed: above 0")
 
 
 def untrained(config: WorldModelConfig, frozen: FeatureExtractor | None = None) -> tuple[FeatureExtractor, WorldModel]:

@@ -19,8 +19,7 @@ from pathlib import Path
 import tyro
 
 from vidssl.errors import VidsslError
-from vidssl.robot.planner import PlanConfig
-from vidssl.robot.world_model_training import WorldModelConfig
+from vidssl.robot.planner_config import PlanConfig, WorldModelConfig
 
 ENV = "vidssl/TwoRooms-v0"
 

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from vidssl.encoders import build_encoder
 from vidssl.errors import VidsslError
 from vidssl.robot.landmarks import MISSED, Landmarks, _costs_to_go, blocked, spread_out, straight_ways
-from vidssl.robot.planning import PLANNERS, Search, _persistent, moved_on, search
+from vidssl.robot.planner_config import PLANNERS, Search
+from vidssl.robot.planning import _persistent, moved_on, search
 from vidssl.robot.world_model import ModelSize, WorldModel
 
 NONE = torch.zeros(0, 2)

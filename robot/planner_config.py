@@ -1,0 +1,187 @@
+"""Settings of a world model, of its training and of the planner in it; nothing here imports torch.
+
+Letters: D state dim, E scene dim, M landmarks, n samples, H horizon, K elites.
+"""
+
+from dataclasses import dataclass, field
+
+from vidssl.errors import VidsslError, unknown_name
+
+SPREAD_OVER = 8192  # states among which landmarks are chosen, at least, where as many are cached
+BOUNDED = {"moments": "`length` + 1", "landmarks": f"`cached` * (`refine_length` + 1), up to {SPREAD_OVER}"}
+PLANNERS = ("mppi", "cem")
+COSTS = ("sum", "last")
+METRICS = ("actions", "embedding")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of the loss terms; 0 switches one off.
+
+    Attributes:
+        prediction: of foretelling the states that come.
+        variance: of states that do not all agree.
+        covariance: of dims that do not repeat one another.
+        time: of states that change little from step to step.
+        inverse: of reading off two states which actions lie between them.
+    """
+
+    prediction: float = 1.0
+    variance: float = 4.0
+    covariance: float = 1.0
+    time: float = 0.5
+    inverse: float = 4.0
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Sizes of the model; VidsslError below 1.
+
+    Attributes:
+        state: D, of a state.
+        hidden: E, of the hidden layers and of s.
+    """
+
+    state: int = 4
+    hidden: int = 128
+
+    def __post_init__(self) -> None:
+        if min(self.state, self.hidden) < 1:
+            raise VidsslError(f"world model: sizes state {self.state}, hidden {self.hidden}; needed: at least 1 each")
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """Settings of the training; the same ones give the same model on the same number of threads.
+
+    Attributes:
+        encoder: a frame encoder's name, see `vidssl.encoders.ENCODERS`.
+        image_size: side of the frames it works on, pixels.
+        train_encoder: False leaves the encoder as it is: frozen from a run, or random.
+        steps: optimiser steps of the first part, in which encoder and model learn together.
+        scenes: layouts a batch of the first part.
+        per_scene: trajectories in each.
+        length: steps of a trajectory.
+        moments: at which a trajectory is seen.
+        learning_rate: of the first part, at its peak.
+        refine_steps: optimiser steps of the second part, which goes on with the model alone.
+        refine_length: steps of its trajectories.
+        cached: how many of them are encoded once and kept.
+        landmarks: M places spread out over the cached states, which far goals are reached by.
+        seed: of everything random.
+
+    Raises VidsslError for numbers out of range.
+    """
+
+    encoder: str = "control"
+    image_size: int = 64
+    train_encoder: bool = True
+    size: ModelSize = field(default_factory=ModelSize)
+    weights: Weights = field(default_factory=Weights)
+    steps: int = 2500
+    scenes: int = 16
+    per_scene: int = 3
+    length: int = 8
+    moments: int = 3
+    learning_rate: float = 2e-3
+    refine_steps: int = 6000
+    refine_length: int = 12
+    cached: int = 6000
+    landmarks: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        states = min(SPREAD_OVER, self.cached * (self.refine_length + 1))
+        ranges = {
+            "image_size": (1, None),
+            "steps": (0, None),
+            "scenes": (1, None),
+            "per_scene": (1, None),
+            "length": (1, None),
+            "moments": (2, self.length + 1),
+            "refine_steps": (0, None),
+            "refine_length": (1, None),
+            "cached": (1, None),
+            "landmarks": (1, states),
+            "seed": (0, None),
+        }
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if value < low or (high is not None and value > high):
+                to = "" if high is None else f" and at most {high} ({BOUNDED[name]})"
+                raise VidsslError(f"world model: {name} is {value}; needed: at least {low}{to}")
+        if not self.learning_rate > 0:
+            raise VidsslError(f"world model: learning_rate is {self.learning_rate}; needed: above 0")
+
+
+@dataclass(frozen=True)
+class Search:
+    """How to search.
+
+    Attributes:
+        planner: "mppi" or "cem".
+        horizon: steps H of a plan.
+        samples: plans n tried a round.
+        iterations: rounds of the first plan of an episode.
+        warm_iterations: rounds of later plans, which start from the one before.
+        elites: the best K of them, which the next round is drawn around.
+        temperature: of MPPI, in standard deviations of the elites' costs.
+        spread: standard deviation of the first round's samples; actions are in [-1,1].
+        persistence: correlation of a sample's noise from step to step: what moves far without waiting for luck.
+    """
+
+    planner: str = "mppi"
+    horizon: int = 20
+    samples: int = 256
+    iterations: int = 5
+    warm_iterations: int = 2
+    elites: int = 32
+    temperature: float = 0.5
+    spread: float = 0.7
+    persistence: float = 0.6
+
+    def __post_init__(self) -> None:
+        if self.planner not in PLANNERS:
+            raise unknown_name("planner", self.planner, PLANNERS)
+        counts = (self.horizon, self.iterations, self.warm_iterations, self.elites)
+        if min(counts) < 1 or self.elites > self.samples or self.elites < 2:
+            raise VidsslError(
+                f"search: horizon {self.horizon}, iterations {self.iterations} and {self.warm_iterations}, "
+                f"{self.elites} elites of {self.samples} samples; needed: at least 1, and 2 to `samples` elites"
+            )
+        if not (self.temperature > 0 and self.spread > 0 and 0 <= self.persistence <= 1):
+            raise VidsslError(
+                f"search: temperature {self.temperature}, spread {self.spread}, persistence {self.persistence}; "
+                "needed: the first two above 0, persistence from 0 to 1"
+            )
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """How to plan.
+
+    Attributes:
+        search: of the actions.
+        cost: "sum" of the distances to the goal over the horizon, or that of its "last" step alone.
+        metric: distance of two states: in "actions", what inverse dynamics says is between them, or of the "embedding".
+        far_goals: go by landmarks; without, every goal is taken to be near.
+        longest: steps of a straight way between two landmarks.
+        reach: steps within which a landmark is gone to straight.
+        miss: actions left at which a straight way has arrived.
+        seed: of the samples.
+    """
+
+    search: Search = field(default_factory=Search)
+    cost: str = "sum"
+    metric: str = "actions"
+    far_goals: bool = True
+    longest: int = 4
+    reach: int = 8
+    miss: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.cost not in COSTS:
+            raise unknown_name("cost", self.cost, COSTS)
+        if self.metric not in METRICS:
+            raise unknown_name("metric", self.metric, METRICS)
