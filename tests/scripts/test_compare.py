@@ -242,7 +242,7 @@ def test_mistakes_are_answered_before_anything_is_trained(videos: Path, tmp_path
     cases = [
         (["--methods", "simclr,temprature=1"], "unknown simclr option 'temprature'"),
         (["--methods", "simclr,encoder=huge"], "unknown encoder 'huge'"),
-        (["--methods", "no.such:Method"], "write it as module:Name"),
+        (["--methods", "no.such:Method"], "write it as module:Class"),
         (["--methods", "simclr", "--minutes", "0"], "--minutes: got 0.0; above 0"),
         (["--methods", "simclr", "--seeds", "1", "1"], "each once"),
         (["--methods", "simclr", "--jobs", "0"], "--jobs: got 0; at least 1"),
