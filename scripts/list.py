@@ -2,7 +2,7 @@
 
 Example:
 
-    vidssl list
+    vidssl list          # all of them
 
 A method or an encoder of yours is named module:Name, a model of the timm library timm:NAME.
 """
