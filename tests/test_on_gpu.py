@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from extractors import random_extractor
 from torch import Tensor
 
 import vidssl
@@ -17,7 +18,6 @@ from vidssl.core import sample_key
 from vidssl.core.random import mix_ints
 from vidssl.encoders import build_encoder
 from vidssl.encoders.context import build_context
-from vidssl.features import FeatureExtractor
 from vidssl.methods import METHODS, find_method
 from vidssl.methods.flow import dis_flow
 from vidssl.streaming import StreamingModule
@@ -178,7 +178,7 @@ def test_flow_is_that_of_the_cpu() -> None:
 
 
 def test_a_mask_of_the_gpu_resets_its_streams() -> None:
-    extractor = FeatureExtractor.random("small-motion", SIZE, device=DEVICE)
+    extractor = random_extractor("small-motion", SIZE, device=DEVICE)
     frames = pictures(3, 2)
     extractor.reset(batch=2)
     for now in frames[:2]:
@@ -190,7 +190,7 @@ def test_a_mask_of_the_gpu_resets_its_streams() -> None:
 
 
 def test_a_stream_without_memory_runs_where_its_encoder_is() -> None:
-    extractor = FeatureExtractor.random("small-motion", SIZE, device=DEVICE)
+    extractor = random_extractor("small-motion", SIZE, device=DEVICE)
     module = StreamingModule(extractor, (48, 40))
     assert {tensor.device.type for tensor in module.state.values()} == {DEVICE}
     frame = torch.randint(0, 256, (1, 48, 40, 3), dtype=torch.uint8, device=DEVICE)

@@ -76,16 +76,6 @@ class FeatureExtractor:
         self.window: int | None = getattr(encoder, "window", None)
         self.reset()
 
-    @classmethod
-    def random(
-        cls, name: str, size: tuple[int, int], seed: int = 0, device: str | torch.device = "cpu"
-    ) -> "FeatureExtractor":
-        """An untrained encoder of architecture `name`: the baseline that every learned one must beat."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            encoder = build_encoder(name, size)
-        return cls(encoder, None, size, device=device)
-
     @torch.no_grad()  # not inference_mode: heads are trained on these features
     def __call__(self, frames: np.ndarray | Tensor) -> Tensor:
         """Features of whole clips: uint8 `[T,H,W,3]` -> float32 `[T',D]`, or `[B,T,H,W,3]` -> `[B,T',D]`.

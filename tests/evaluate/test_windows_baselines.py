@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from extractors import random_extractor
 
 from vidssl.errors import VidsslError
 from vidssl.evaluate.baselines import frame_differences, pixels, untrained
 from vidssl.evaluate.windows import mean_and_std, spread_windows, training_stride
-from vidssl.features import FeatureExtractor
 
 
 def test_windows_span_the_video() -> None:
@@ -68,13 +68,15 @@ def test_untrained_has_the_architecture_and_its_seed_alone() -> None:
     context = {"name": "gru", "dim": 8}
     shape = {"image_size": [32, 32], "fps": None, "output": "encoder"}
     config = {"encoder": {"name": "small"}, "context": context, **shape}
-    run = FeatureExtractor.random("small", (32, 32), seed=7)
+    run = random_extractor("small", (32, 32), seed=7)
     run.config = config
     frames = torch.randint(0, 256, (1, 2, 32, 32, 3), dtype=torch.uint8)
     torch.manual_seed(1)
     first = untrained(run, 0)
     torch.manual_seed(2)
+    before = torch.random.get_rng_state()
     again, other = untrained(run, 0), untrained(run, 1)
+    assert torch.equal(before, torch.random.get_rng_state())
     assert torch.equal(first(frames), again(frames))
     assert not torch.equal(first(frames), other(frames))
     assert first.dim == run.dim

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny_env
 import torch
+from extractors import random_extractor
 
 from vidssl.errors import VidsslError
 from vidssl.features import FeatureExtractor
@@ -59,7 +60,7 @@ def demos() -> Demonstrations:
 
 @pytest.fixture(scope="module")
 def extractor() -> FeatureExtractor:
-    return FeatureExtractor.random("control", (32, 32))
+    return random_extractor("control", (32, 32))
 
 
 def test_held_out_episodes_are_whole(demos: Demonstrations) -> None:
@@ -76,7 +77,7 @@ def test_one_demonstration_is_an_error(demos: Demonstrations) -> None:
 
 
 def test_cached_features_are_the_streamed_ones(demos: Demonstrations) -> None:
-    extractor = FeatureExtractor.random("small-motion", (32, 32))
+    extractor = random_extractor("small-motion", (32, 32))
     cached = encode_episodes(extractor, demos)
     start = int(demos.first.mode().values)  # of the longest episode
     extractor.reset()
@@ -123,7 +124,7 @@ def test_training_leaves_global_randomness_alone(demos: Demonstrations, extracto
 @pytest.mark.parametrize("name", ["small-motion", "resnet18"])
 def test_pixels_see_what_a_stream_sees(demos: Demonstrations, name: str) -> None:
     """With motion the clone is trained on (frame before, frame); at the first frame of an episode they are equal."""
-    untrained = FeatureExtractor.random(name, (32, 32))
+    untrained = random_extractor(name, (32, 32))
     controller, _ = clone_pixels(untrained, demos, CloningConfig(), steps=2, batch_size=8)
     controller.reset()
     first = controller({"image": demos.frames[0], "proprio": demos.proprio[0].numpy()})

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from extractors import random_extractor
 
 from vidssl.errors import VidsslError
-from vidssl.features import FeatureExtractor
 from vidssl.robot.controller_files import load_controller
 from vidssl.robot.controllers import CloneController, Head
 from vidssl.robot.corruptions import CorruptedCamera
@@ -39,7 +39,7 @@ class Steady:
 
 @pytest.fixture(scope="module")
 def monitor() -> SafetyMonitor:
-    extractor = FeatureExtractor.random("control", (32, 32))
+    extractor = random_extractor("control", (32, 32))
     extractor.config = {"encoder": {"name": "control", "dim": 256}, "context": None}
     env, drives = tiny_env.TinyEnv(), []
     for seed in range(90):

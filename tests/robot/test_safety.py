@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from extractors import random_extractor
 
 from vidssl.energy import Energy
 from vidssl.errors import VidsslError
@@ -39,7 +40,7 @@ def drives(first: int, count: int) -> list[Drive]:
 
 
 def extractor(seed: int = 0, name: str = "control") -> FeatureExtractor:
-    found = FeatureExtractor.random(name, (32, 32), seed)
+    found = random_extractor(name, (32, 32), seed)
     found.config = {"encoder": {"name": name, "dim": found.dim}, "context": None, "clip": {"frames": 4, "stride": 1}}
     return found
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny_env
 import torch
+from extractors import random_extractor
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -79,7 +80,7 @@ def test_frozen_features_are_the_encoders(extractor: FeatureExtractor) -> None:
 def test_frozen_features_refuse_what_they_cannot_do(extractor: FeatureExtractor) -> None:
     space = tiny_env.TinyEnv().observation_space
     with pytest.raises(VidsslError, match=r"this encoder looks back; wrap the environment in .*FeatureObservation"):
-        FrozenFeatures(space, FeatureExtractor.random("small-motion", (32, 32)))
+        FrozenFeatures(space, random_extractor("small-motion", (32, 32)))
     for blind in (gym.spaces.Box(-1, 1, (4,)), gym.spaces.Dict(proprio=gym.spaces.Box(-1, 1, (4,)))):
         with pytest.raises(VidsslError, match=r"hold no uint8 camera image \[H,W,3\]"):
             FrozenFeatures(blind, extractor)

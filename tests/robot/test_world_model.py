@@ -10,9 +10,9 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from extractors import random_extractor
 
 from vidssl.errors import VidsslError
-from vidssl.features import FeatureExtractor
 from vidssl.robot.controller_files import load_controller
 from vidssl.robot.evaluate import Evaluator
 from vidssl.robot.planner import PlanConfig, PlanController
@@ -124,7 +124,7 @@ def test_rollout_is_the_predictor_step_by_step() -> None:
 
 
 def test_random_walks() -> None:
-    extractor = FeatureExtractor.random("control", (32, 32))
+    extractor = random_extractor("control", (32, 32))
     one, two = (random_walks(np.random.default_rng(4), extractor, 3, 2, 5, 3, size=32) for _ in range(2))
     assert one.frames.shape == (6, 3, 3, 32, 32)
     assert torch.equal(one.frames, two.frames)

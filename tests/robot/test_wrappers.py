@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import tiny_env
+from extractors import random_extractor
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
@@ -22,7 +23,7 @@ MODES = list(AutoresetMode)
 def extractor(request: pytest.FixtureRequest) -> FeatureExtractor:
     """Both kinds of memory: the frame before, and a recurrent state."""
     if request.param == "small-motion":
-        return FeatureExtractor.random("small-motion", (32, 32))
+        return random_extractor("small-motion", (32, 32))
     encoder = build_encoder("small", (32, 32))
     return FeatureExtractor(encoder, build_context("gru", encoder.dim, 24), (32, 32), output="context")
 
@@ -56,7 +57,7 @@ def expected(extractor: FeatureExtractor, images: list[np.ndarray]) -> np.ndarra
 
 @pytest.mark.parametrize("bare", [False, True])
 def test_spaces(bare: bool) -> None:
-    extractor = FeatureExtractor.random("small", (32, 32))
+    extractor = random_extractor("small", (32, 32))
     env = FeatureObservation(tiny_env.TinyEnv(bare=bare), extractor)
     observation, _ = env.reset(seed=0)
     assert observation in env.observation_space
@@ -136,7 +137,7 @@ def test_vector_partial_reset(extractor: FeatureExtractor) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_vector_costs_one_encoder_call_a_step(mode: AutoresetMode, monkeypatch: pytest.MonkeyPatch) -> None:
-    extractor = FeatureExtractor.random("small", (32, 32))
+    extractor = random_extractor("small", (32, 32))
     calls: list[tuple[int, ...]] = []
     step = FeatureExtractor.step
 
@@ -165,11 +166,11 @@ def test_no_image_is_an_error(space: gym.Space[Any]) -> None:
     env = tiny_env.TinyEnv()
     env.observation_space = space  # type: ignore[assignment]
     with pytest.raises(VidsslError, match=r"no camera image.*\[H,W,3\]"):
-        FeatureObservation(env, FeatureExtractor.random("small", (32, 32)))
+        FeatureObservation(env, random_extractor("small", (32, 32)))
 
 
 def test_wrapping_twice_is_an_error() -> None:
-    extractor = FeatureExtractor.random("small", (32, 32))
+    extractor = random_extractor("small", (32, 32))
     env = tiny_env.TinyEnv()
     env.observation_space = gym.spaces.Dict(features=gym.spaces.Box(-1, 1, (4,)), **env.observation_space.spaces)  # type: ignore[attr-defined, assignment]
     with pytest.raises(VidsslError, match="wrapped twice"):
@@ -180,18 +181,18 @@ def test_vector_without_a_mode_is_an_error() -> None:
     base = vector(AutoresetMode.NEXT_STEP)
     base.metadata = {}
     with pytest.raises(VidsslError, match="autoreset_mode"):
-        VectorFeatureObservation(base, FeatureExtractor.random("small", (32, 32)))
+        VectorFeatureObservation(base, random_extractor("small", (32, 32)))
 
 
 def test_other_rates_and_sizes_are_warned_of_with_both_numbers() -> None:
     """The tiny environment shows 32x32 pixels 10 times a second."""
-    sized = FeatureExtractor.random("small", (48, 40))
+    sized = random_extractor("small", (48, 40))
     sized.fps = 30.0  # of no matter to single frames
     with pytest.warns(UserWarning, match="trained on images of 48x40, the camera gives 32x32: they are scaled") as seen:
         FeatureObservation(tiny_env.TinyEnv(), sized)
     assert len(seen) == 1
     assert seen[0].filename == __file__
-    moving = FeatureExtractor.random("small-motion", (32, 32))
+    moving = random_extractor("small-motion", (32, 32))
     moving.fps = 30.0
     with pytest.warns(UserWarning, match="learned motion at 30 frames/s, the camera gives 10: speeds look different"):
         FeatureObservation(tiny_env.TinyEnv(), moving)

@@ -13,10 +13,10 @@ from typing import Any
 import av
 import cv2
 import pytest
+from extractors import random_extractor
 
 from vidssl.checkpoint import write_config, write_model
 from vidssl.errors import VidsslError
-from vidssl.features import FeatureExtractor
 from vidssl.robot import expert
 from vidssl.robot.rollout import Place
 from vidssl.robot.showreel import replay
@@ -41,7 +41,7 @@ def tiny_expert() -> Any:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Holds `run`, an exported (untrained) encoder."""
     folder = tmp_path_factory.mktemp("eval")
-    extractor = FeatureExtractor.random("control", (32, 32), seed=7)
+    extractor = random_extractor("control", (32, 32), seed=7)
     config = {
         "encoder": {"name": "control", "dim": extractor.dim},
         "context": None,
