@@ -133,13 +133,20 @@ def run(config: Config) -> int:
 
 
 def _check(config: Config) -> None:
-    for name in ("folds", "shuffles", "random_encoders", "windows", "frames", "jobs", "threads", "batch_size"):
+    from vidssl.checkpoint import check_writable
+
+    counts = ("folds", "shuffles", "random_encoders", "windows", "frames", "stride", "jobs", "threads", "batch_size")
+    for name in counts:
         if (number := getattr(config, name)) is not None and number < 1:
             raise VidsslError(f"--{name.replace('_', '-')}: got {number}; at least 1")
     if not config.minutes > 0:
         raise VidsslError(f"--minutes: got {config.minutes}; above 0")
     if not config.seeds or len(set(config.seeds)) != len(config.seeds):
         raise VidsslError(f"--seeds: got {config.seeds}; one at least, and each once")
+    for name in ("groups", "targets", "evaluate"):  # before the videos are decoded
+        if (path := getattr(config, name)) is not None and not path.exists():
+            raise VidsslError(f"--{name}: {path} is not there; write its path, or leave the option out")
+    check_writable(config.out / "settings.json")
 
 
 def share(config: Config, device: str) -> tuple[int, int]:

@@ -152,12 +152,7 @@ def run(config: Config) -> int:
         all_of_it = load_method_weights(config.init, {"name": config.method, "options": options}, method)
         init["weights"] = "all" if all_of_it else "encoder"
     if fabric.is_global_zero:
-        if encoder_name == "control" and method.views.flip:
-            print(
-                "warning: --encoder control keeps left and right apart, and the views mirror clips; "
-                "for a controller give --views none",
-                file=sys.stderr,
-            )
+        warn_of_mirrors(encoder_name, method.views.flip)
         if not config.resume:
             (config.out / "quarantine.csv").unlink(missing_ok=True)  # of an earlier start, perhaps on other videos
     source = open_source(config, fabric)
@@ -194,6 +189,16 @@ def run(config: Config) -> int:
 def default_encoder(method: Any) -> str:
     """The network a method takes when none is named; a class from elsewhere that does not say gets small-motion."""
     return getattr(method, "default_encoder", "small-motion")
+
+
+def warn_of_mirrors(encoder: str, flip: float) -> None:
+    """Say so when clips are mirrored before a network that is chosen for telling left from right."""
+    if encoder == "control" and flip:
+        print(
+            "warning: --encoder control keeps left and right apart, and the views mirror clips; "
+            "for a controller give --views none",
+            file=sys.stderr,
+        )
 
 
 def open_source(config: Config, fabric: Any) -> Any:

@@ -247,6 +247,8 @@ def test_mistakes_are_answered_before_anything_is_trained(videos: Path, tmp_path
         (["--methods", "simclr", "--seeds", "1", "1"], "each once"),
         (["--methods", "simclr", "--jobs", "0"], "--jobs: got 0; at least 1"),
         (["--methods", "simclr", "--device", "tpu"], "auto, cpu, cuda"),
+        (["--methods", "simclr", "--stride", "0"], "--stride: got 0; at least 1"),
+        (["--methods", "simclr", "--groups", "nothere.csv"], "--groups: nothere.csv is not there"),
     ]
     for arguments, message in cases:
         with pytest.raises(VidsslError, match=message):

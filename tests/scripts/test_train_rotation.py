@@ -79,11 +79,14 @@ def test_the_same_run_twice_and_in_bf16(tmp_path: Path, monkeypatch: pytest.Monk
         train_rotation.main(["nowhere", *arguments(tmp_path / "a")[1:]])  # before the meshes are read
 
 
-def test_what_could_not_be_calibrated_is_refused_before_training(tmp_path: Path) -> None:
+def test_what_could_not_be_calibrated_is_refused_before_training(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(VidsslError, match="--calibration: got 12 pairs; at least 40"):
         train_rotation.main([*arguments(tmp_path / "run"), "--calibration", "12"])
     with pytest.raises(VidsslError, match="of 3 meshes 1 are left to learn from and 1 to calibrate on"):
         train_rotation.main([*arguments(tmp_path / "run"), "--limit", "3"])
     with pytest.raises(VidsslError, match="give one of steps, epochs or minutes"):
         train_rotation.main([*arguments(tmp_path / "run"), "--minutes", "3"])
+    assert "mixed precision" not in capfd.readouterr().err.lower(), "nothing of the engine's before the mistake"
     assert not (tmp_path / "run").exists()
