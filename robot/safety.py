@@ -1,6 +1,6 @@
 """A monitor beside a robot's controller: it says when the camera shows what it never showed in training.
 
-    monitor = SafetyMonitor.fit(vidssl.load_encoder(run), usual_drives, calibration_drives, fps=10)
+    monitor = SafetyMonitor.fit(vidssl.load_encoder(run), usual, calibration, fps=10)    # lists of `Drive`
     monitor.reset()                                     # a new episode
     verdict = monitor.update(frame, action, proprio)    # every tick; action: the one executed since the last frame
     if verdict.alarm: robot.stop()
