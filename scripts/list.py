@@ -54,8 +54,8 @@ def _found(place: str) -> Any:
 
 
 def _about(made: Any) -> str:
-    """The first line of a docstring, and what a partial fixes."""
+    """The first line of a docstring, and the settings that a partial fixes."""
     if not isinstance(made, partial):
         return (inspect.getdoc(made) or "").partition("\n")[0]
-    fixed = ", ".join([*map(str, made.args), *(f"{key} {value}" for key, value in made.keywords.items())])
-    return f"{_about(made.func)} ({fixed})"
+    fixed = ", ".join(f"{key} {value}" for key, value in made.keywords.items())
+    return _about(made.func) + (f" ({fixed})" if fixed else "")
