@@ -13,7 +13,9 @@ from tiny_run import write_run
 
 import vidssl
 from vidssl.encoders import build_encoder
+from vidssl.methods import find_method
 from vidssl.scripts.cli import main
+from vidssl.scripts.pretrain import method_options
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,8 @@ def test_image_cpc_and_method_options(videos: Path, tmp_path: Path) -> None:
         (["--options", "negative=both"], "unknown cpc option 'negative'; the cpc options here are: cells, context"),
         (["--options", "negatives"], "write name=value"),
         (["--options", "steps=abc"], "cpc option steps: got 'abc'; write a value like its default, 3"),
+        (["--options", "steps=None"], "cpc option steps: got 'None'; write a value like its default, 3"),
+        (["--options", "steps=True"], "cpc option steps: got 'True'; write a value like its default, 3"),
         (["--options", "output=foo"], "output: got 'foo'; choose from encoder, context"),
         (["--options", "context_dim=30"], "context size: got 30; give a multiple of 4"),
         (["--options", "temperature=-1"], "temperature: got -1; give one above 0"),
@@ -102,6 +106,11 @@ def test_mistakes_are_told_in_a_line(
     assert message in error
     assert "Traceback" not in error
     assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_an_option_may_be_none_where_the_method_says_so() -> None:
+    found = method_options(find_method("cpc"), "cpc", ["temperature=None", "steps=4"])
+    assert (found["temperature"], found["steps"], found["project"]) == (None, 4, 128)
 
 
 def test_too_many_broken_files_stop_the_run(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

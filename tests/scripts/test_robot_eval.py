@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "output": "encoder",
     }
     write_config(folder / "run", config)
-    (folder / "run" / "metrics.jsonl").write_text('{"step": 1, "seconds": 5.0}\n{"step": 2, "seconds": 61.5}\n')
+    (folder / "run" / "metrics.jsonl").write_text('{"step": 1, "seconds": 5.0}\n{"step": 2, "seconds": 61.5}\n{"st')
     write_model(folder / "run", {f"encoder.{k}": v for k, v in extractor.encoder.state_dict().items()})
     return folder
 
