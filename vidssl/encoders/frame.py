@@ -121,7 +121,7 @@ def small_encoder(size: tuple[int, int], sees: Sees = "colour") -> FrameEncoder:
 
 
 def fine_encoder(size: tuple[int, int], sees: Sees = "colour") -> FrameEncoder:
-    """As `small`, with a fine map, a cell every 4 pixels, for what paints or matches pixels; twice the work; D = 128."""
+    """As `small`, with a finer map, a cell per 4 pixels, for what paints or matches pixels; twice the work; D = 128."""
     del size  # fully convolutional up to the mean
     trunk = _convolutions((6 if sees == "both" else 3, 32, 64, 64, 128), strides=(2, 2, 1, 1))
     return FrameEncoder(trunk, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), 128, sees)
