@@ -146,7 +146,7 @@ class PackedCache:
             deadline: seconds without progress (a file's index, or the next 64 frames) after which a file is given up.
 
         Raises:
-            VidsslError: the folder holds another cache or a damaged one, the disk is too small, too many videos failed.
+            VidsslError: the folder holds another cache, the disk is too small, or too many videos failed.
         """
         folder, shape = Path(folder), (size, size) if isinstance(size, int) else size
         quarantine = Quarantine() if quarantine is None else quarantine
@@ -159,7 +159,6 @@ class PackedCache:
                 raise VidsslError(f"{folder}: holds other things than a packed cache; name a new or empty folder")
             cache = cls.open(folder)
             cache._check_same(shape, source)
-            cache.verify()
             quarantine.keep_only(file.name for file in files)
             quarantine.mended(video.name for video in cache.videos)
             for name, reason in cache.left_out.items():

@@ -60,7 +60,7 @@ class Config:
     """a clip takes every stride-th frame"""
     batch_size: int = 32
     """clips a batch"""
-    lr: float = 1e-3
+    lr: float = 3e-4
     """peak learning rate"""
     precision: Literal["32", "bf16"] = "32"
     """32 bit floats, or bf16 mixed"""

@@ -56,7 +56,7 @@ class Config:
     """train for so many passes; in one, a video gives as many clips as fit into it end to end"""
     minutes: float | None = None
     """train for so many minutes; 10 when no budget is given"""
-    lr: float = 1e-3
+    lr: float = 3e-4
     """peak learning rate"""
     weight_decay: float = 1e-4
     """of matrices and kernels; biases and norms have none"""

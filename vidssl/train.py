@@ -89,7 +89,7 @@ class TrainConfig:
         monitor_every: steps between probes of the encoder (effective rank, k-NN), likewise.
     """
 
-    lr: float = 1e-3
+    lr: float = 3e-4
     weight_decay: float = 1e-4
     warmup: float = 0.05
     clip_norm: float = 1.0

@@ -232,7 +232,7 @@ def test_rows_of_earlier_calls_stay_in_the_table(folder: Path, videos: Path) -> 
 
 
 def test_other_settings_need_another_folder_or_label(folder: Path, videos: Path) -> None:
-    with pytest.raises(VidsslError, match=r"begun with other settings \(lr: 0.001 then\)"):
+    with pytest.raises(VidsslError, match=r"begun with other settings \(lr: 0.0003 then\)"):
         run(videos, folder, "--methods", "simclr@hot,temperature=0.5", "--lr", "0.1")
     with pytest.raises(VidsslError, match="holds a row simclr@hot of other settings"):
         run(videos, folder, "--methods", "simclr@hot,temperature=0.1")

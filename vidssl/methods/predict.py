@@ -46,7 +46,7 @@ class Predict(nn.Module):
         skip: last frames of the past that the decoder sees at full size; 0 draws all from the map.
     """
 
-    default_encoder: ClassVar[str] = "fine-both"
+    default_encoder: ClassVar[str] = "small-motion"
     ablations: ClassVar[tuple[Ablation, ...]] = ()
     output = "encoder"
     context = None
