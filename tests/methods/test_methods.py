@@ -179,7 +179,7 @@ def test_unknown_method_lists_the_valid_ones() -> None:
 
 def test_a_method_from_elsewhere() -> None:
     assert find_method("vidssl.methods.cpc:CPC") is CPC
-    with pytest.raises(vidssl.VidsslError, match="write it as module:Name"):
+    with pytest.raises(vidssl.VidsslError, match="write it as module:Class"):
         find_method("nowhere.at.all:CPC")
 
 
