@@ -88,12 +88,14 @@ def test_a_mistyped_name_is_told_what_was_likely_meant(got: str, meant: str | No
     assert told.endswith(f"; did you mean {meant}?") if meant else "mean" not in told
 
 
-def test_threads_do_not_spin_unless_the_user_says_so() -> None:
+def test_threads_spin_briefly_unless_the_user_says_otherwise() -> None:
     """Set before torch is imported, and not over the user's own choice."""
-    program = "import os, sys, vidssl.scripts.cli; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
-    for theirs, expected in (({}, "passive False\n"), ({"OMP_WAIT_POLICY": "active"}, "active False\n")):
-        env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | theirs
-        assert subprocess.check_output([sys.executable, "-c", program], env=env, text=True) == expected
+    program = "import os, sys, vidssl.scripts.cli; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    cases = (({}, "10000"), ({"OMP_WAIT_POLICY": "active"}, "None"), ({"GOMP_SPINCOUNT": "7"}, "7"))
+    for theirs, expected in cases:
+        plain = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+        told = subprocess.check_output([sys.executable, "-c", program], env=plain | theirs, text=True)
+        assert told == f"{expected} False\n"
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

@@ -277,7 +277,7 @@ def test_refusals(tmp_path: Path) -> None:
     train(tmp_path / "run", Budget(steps=2))
     with pytest.raises(vidssl.VidsslError, match="holds a run already; pass --resume"):
         train(tmp_path / "run", Budget(steps=2))
-    with pytest.raises(vidssl.VidsslError, match=r"other settings \(train: was .*0\.001.*now .*0\.5"):
+    with pytest.raises(vidssl.VidsslError, match=r"other settings \(train: was .*0\.0003.*now .*0\.5"):
         train(tmp_path / "run", Budget(steps=2), resume=True, lr=0.5)
     with pytest.raises(vidssl.VidsslError, match="is no run folder"):
         train(tmp_path / "nothing", Budget(steps=2), resume=True)
