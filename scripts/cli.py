@@ -7,8 +7,8 @@ import signal
 import sys
 from types import FrameType
 
-# Threads of torch that spin long while they wait for each other halve a training beside other work; short of that, nothing
-# is lost without it. Read when torch is imported; child processes inherit it.
+# Threads of torch that spin long while they wait for each other halve a training beside other work; a short spin loses
+# nothing without it. Read when torch is imported; child processes inherit it.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
