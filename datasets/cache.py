@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 
 from vidssl.errors import VidsslError
+from vidssl.machine import cores
 from vidssl.progress import progress_bar
 
 from .files import VideoFile, find_videos
 from .packets import VideoIndex
 from .quarantine import Quarantine
-from .scan import DEADLINE, default_workers, file_stamp, scan_videos
+from .scan import DEADLINE, file_stamp, scan_videos
 from .video import VideoReader
 from .workers import Failure, WorkerPool
 
@@ -165,7 +166,7 @@ class PackedCache:
                 quarantine.add(name, reason)
             quarantine.check(len(files))
             return cache
-        workers = default_workers() if workers is None else workers
+        workers = cores() if workers is None else workers
         indices = scan_videos(
             files, quarantine, workers=workers, deadline=deadline, start=start, progress=progress, memory=memory
         )

@@ -21,12 +21,13 @@ import torch
 
 from vidssl.core.random import mix, mix_ints, sample_key
 from vidssl.errors import VidsslError
+from vidssl.machine import cores
 
 from .cache import PackedCache
 from .files import VideoFile, find_videos
 from .loading import Work, ahead, decode_in_order, stack
 from .quarantine import Quarantine
-from .scan import DEADLINE, default_workers, scan_videos
+from .scan import DEADLINE, scan_videos
 from .video import read_plan
 from .workers import WorkerPool
 
@@ -155,7 +156,7 @@ class ClipLoader:
                 f"batch_size {batch_size} must be a multiple of the {world} ranks, and rank {rank} one of them"
             )
         self.quarantine = quarantine if isinstance(quarantine, Quarantine) else Quarantine(quarantine)
-        self._workers = default_workers() if workers is None else workers
+        self._workers = cores() if workers is None else workers
         self._deadline, self._prefetch, self._start, self._decode = deadline, prefetch, start, decode
         self._pinned = pinned
         self._cache = source if isinstance(source, PackedCache) else None

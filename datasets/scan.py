@@ -1,7 +1,6 @@
 """The first look at a set of videos: every packet table is read, and what can't be read is left out with its reason."""
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vidssl.errors import VidsslError
+from vidssl.machine import cores
 from vidssl.progress import progress_bar
 
 from .files import VideoFile
@@ -18,11 +18,6 @@ from .quarantine import Quarantine
 from .workers import Failure, WorkerPool
 
 DEADLINE = 30.0  # seconds a file may take
-
-
-def default_workers() -> int:
-    """One worker a core that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def scan_videos(
@@ -57,7 +52,7 @@ def scan_videos(
     with progress_bar("indexing videos", len(videos), progress and bool(todo)) as advance:
         for _ in found:
             advance()
-        for video, result in _index_all(todo, default_workers() if workers is None else workers, deadline, start):
+        for video, result in _index_all(todo, cores() if workers is None else workers, deadline, start):
             if isinstance(result, Failure):
                 quarantine.add(video.name, result.reason)
             else:

@@ -20,7 +20,6 @@ simclr@cold,temperature=0.05
 Whatever is finished is kept: stop it when you like, and go on with the same command, with more rows or more seeds.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,6 +27,7 @@ from typing import Annotated, Literal
 import tyro
 
 from vidssl.errors import VidsslError
+from vidssl.machine import cores
 from vidssl.scripts.compare_jobs import locked, run_jobs
 from vidssl.scripts.compare_plan import keep_settings, make_probing, open_caches, plan_row
 from vidssl.scripts.compare_report import Comparison
@@ -151,6 +151,6 @@ def _check(config: Config) -> None:
 
 def share(config: Config, device: str) -> tuple[int, int]:
     """Trainings at a time, and threads of each."""
-    cores = len(os.sched_getaffinity(0))
-    at_once = config.jobs or (1 if device == "cuda" else min(2, cores))
-    return at_once, config.threads or max(1, cores // at_once)
+    here = cores()
+    at_once = config.jobs or (1 if device == "cuda" else min(2, here))
+    return at_once, config.threads or max(1, here // at_once)

@@ -1,7 +1,6 @@
 """A comparison under way: the jobs still to do, the lines found so far, and the report."""
 
 import json
-import os
 import platform
 import re
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidssl.errors import VidsslError
+from vidssl.machine import cores
 from vidssl.scripts.compare_jobs import Job
 from vidssl.scripts.compare_plan import Planned, plan_row
 from vidssl.scripts.compare_rows import RowSpec
@@ -239,7 +239,7 @@ def _outcome(run: Path) -> dict[str, Any]:
 
 def machine(device: str) -> dict[str, Any]:
     """What the figures were measured on."""
-    found = {"device": device, "system": platform.platform(), "cores": len(os.sched_getaffinity(0))}
+    found = {"device": device, "system": platform.platform(), "cores": cores()}
     if device == "cuda":
         import torch
 

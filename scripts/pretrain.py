@@ -277,7 +277,7 @@ def make_monitor(config: Config, source: Any, loader: Any) -> Any:
 def _middle_clips(config: Config, source: Any, videos: Any) -> Any:
     """The clip in the middle of each video: uint8 [T,H,W,C], or why it can't be read."""
     from vidssl.datasets.cache import PackedCache
-    from vidssl.datasets.scan import default_workers
+    from vidssl.machine import cores
     from vidssl.scripts.decoding import decode
 
     span = (config.frames - 1) * config.stride + 1
@@ -285,7 +285,7 @@ def _middle_clips(config: Config, source: Any, videos: Any) -> Any:
     if isinstance(source, PackedCache):
         return [source.gather([(video.source, plan)])[0] for video, plan in zip(videos, plans, strict=True)]
     tasks = [(*video.source, plan.tolist()) for video, plan in zip(videos, plans, strict=True)]
-    workers = default_workers() if config.workers is None else config.workers
+    workers = cores() if config.workers is None else config.workers
     return decode(tasks, (config.size, config.size), workers, config.deadline)
 
 

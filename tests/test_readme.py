@@ -1,5 +1,7 @@
 """The commands that README and RESULTS show are ones that the command line takes, and the Python compiles."""
 
+import ast
+import importlib
 import re
 import shlex
 from collections.abc import Iterator
@@ -50,7 +52,23 @@ def test_there_are_commands_to_check() -> None:
     assert len(set(commands())) > 25
 
 
-@pytest.mark.parametrize("page", [*PLACES, "CONTRIBUTING.md"])
-def test_python_compiles(page: str) -> None:
-    for block in blocks(page, "python"):
-        compile(block, page, "exec")
+def imported() -> Iterator[tuple[str, str]]:
+    """Every name that a Python block takes from this package, and the module that it is said to be in."""
+    for page in (*PLACES, "CONTRIBUTING.md"):
+        for block in blocks(page, "python"):
+            tree = ast.parse(block, page)
+            compile(tree, page, "exec")
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vidssl"):
+                    yield from ((str(node.module), alias.name) for alias in node.names)
+                elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "vidssl":
+                    yield "vidssl", node.attr
+
+
+@pytest.mark.parametrize(("module", "name"), sorted(set(imported())))
+def test_what_python_imports_is_there(module: str, name: str) -> None:
+    assert hasattr(importlib.import_module(module), name)
+
+
+def test_there_is_python_to_check() -> None:
+    assert {("vidssl", "load_encoder"), ("vidssl.robot.safety", "SafetyMonitor")} <= set(imported())

@@ -62,7 +62,7 @@ def test_flow_is_a_function_of_the_pair_alone() -> None:
 def test_flow_is_the_same_on_any_number_of_cores(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = drifting(48, [(0, 0), (1, 2), (3, 1), (2, 2)], clips=3)
     flow = dis_flow(clips)
-    monkeypatch.setattr(flow_module, "_cores", lambda: cores)
+    monkeypatch.setattr(flow_module, "cores", lambda: cores)
     assert torch.equal(dis_flow(clips), flow)
 
 

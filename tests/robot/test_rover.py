@@ -402,8 +402,15 @@ def test_program_that_closes_nothing_ends_quietly() -> None:
 
 
 def test_an_id_that_names_its_module_needs_no_import() -> None:
-    """Gymnasium looks for no plugins: the id brings the module that registers it."""
+    """Gymnasium looks for no plugins: the id brings the module that registers it, and alone it is not known."""
     program = (
-        "import gymnasium; gymnasium.make('vidssl.robot.registration:vidssl/Rover-v0', pixels=False).reset(seed=0)"
+        "import gymnasium\n"
+        "try:\n"
+        f"    gymnasium.make('{ID}', pixels=False)\n"
+        "except gymnasium.error.NamespaceNotFound:\n"
+        "    print('not known')\n"
+        f"env = gymnasium.make('vidssl.robot.registration:{ID}', pixels=False)\n"
+        "print(env.spec.id, env.reset(seed=0)[0] in env.observation_space)\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert told == f"not known\n{ID} True\n"

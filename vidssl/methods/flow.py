@@ -7,7 +7,6 @@ using Dense Inverse Search", arXiv 1603.03590, in OpenCV's implementation.
 B clips, T frames, H x W pixels, g x g cells, T' times of an encoder.
 """
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from vidssl.machine import cores
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, of R, G, B
 NUMBERS = 3  # of a cell, see `cells`
@@ -37,7 +38,7 @@ def dis_flow(clips: Tensor) -> Tensor:
     height, width = frames.shape[-2:]
     flow = np.empty((len(frames), frames.shape[1] - 1, height, width, 2), np.float32)
     pairs = [(clip, time) for clip in range(len(frames)) for time in range(flow.shape[1])]
-    workers = max(1, min(WORKERS, _cores(), len(pairs)))
+    workers = max(1, min(WORKERS, cores(), len(pairs)))
     with _one_thread(), ThreadPoolExecutor(workers) as pool:
         for done in [pool.submit(_search, frames, flow, pairs[first::workers]) for first in range(workers)]:
             done.result()
@@ -82,10 +83,6 @@ def _search(frames: np.ndarray, flow: np.ndarray, pairs: list[tuple[int, int]]) 
     for clip, time in pairs:
         first, then = frames[clip, time : time + 2]
         flow[clip, time] = search.calc(first, then, None)  # type: ignore[call-overload]  # OpenCV's own default
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _grey(clips: Tensor) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
