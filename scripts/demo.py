@@ -1,7 +1,7 @@
 """The whole path on generated data: record a rover, learn from the videos, drive by what was learned.
 
     record      the scripted expert drives; its camera is written as MP4
-    pretrain    an encoder learns from those MP4s, without labels or actions
+    pretrain    an encoder learns from those MP4s, without labels or actions, to foretell how the picture will move
     robot-eval  the expert is cloned on the frozen features, and driven on layouts never seen, beside random actions,
                 an untrained encoder, a network trained from pixels, and the expert itself
     report      OUT/report.html, self-contained: table, plots, videos
@@ -32,8 +32,8 @@ class Config:
     """folder for demonstrations, run, results and report"""
     demo_episodes: int = 200
     """demonstrations to record and clone"""
-    minutes: float = 3.0
-    """of self-supervised training"""
+    minutes: float = 2.5
+    """of self-supervised training, and as many of training end to end from pixels"""
     episodes: int = 100
     """test layouts for every arm"""
     head_steps: int = 1500
@@ -60,11 +60,12 @@ def run(config: Config) -> int:
     training = pretrain.Config(
         data=config.out / "demos" / "episodes",
         out=config.out / "run",
+        method="motion",
         encoder="control",
-        options=["cells=1.0"],
+        options=["ahead=8", "grids=(4,)"],
         views="none",
-        frames=8,
-        batch_size=16,
+        frames=11,
+        batch_size=32,
         lr=3e-3,
         minutes=config.minutes,
         cache=config.out / "cache",
@@ -76,7 +77,7 @@ def run(config: Config) -> int:
         demos=config.out / "demos",
         demo_episodes=config.demo_episodes,
         head_steps=config.head_steps,
-        pixel_minutes=config.minutes / 2,
+        pixel_minutes=config.minutes,
         seed=config.seed,
         out=config.out / "evaluation",
     )
@@ -90,7 +91,7 @@ def run(config: Config) -> int:
     started = time.perf_counter()
     _say(f"1/3 record: {config.demo_episodes} episodes of the expert, noise on its actions so that it has to recover")
     record("vidssl/Rover-v0", config.out / "demos", config.demo_episodes, noise=0.3, seed=config.seed)
-    _say(f"2/3 pretrain: CPC on the MP4s for {config.minutes:g} min")
+    _say(f"2/3 pretrain: the motion to come, from the MP4s, for {config.minutes:g} min")
     status = pretrain.run(training)
     if status:
         return status

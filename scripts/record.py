@@ -3,8 +3,8 @@
 Example:
 
     vidssl record vidssl/Rover-v0 --episodes 80 --noise 0.3 --out demos
-    vidssl pretrain demos/episodes --out runs/rover --encoder control --views none --options cells=1.0 \\
-        --stride 2 --frames 8 --batch-size 16 --lr 3e-3 --minutes 5
+    vidssl pretrain demos/episodes --out runs/rover --method motion --encoder control --views none \\
+        --options ahead=8 "grids=(4,)" --frames 11 --lr 3e-3 --minutes 5
     vidssl record vidssl/Rover-v0 --episodes 80 --format lerobot --out demos-lerobot
 
 With --noise the noisy action is executed and the policy's clean one is stored as the label (as in DART, Laskey et al.

@@ -120,11 +120,11 @@ def test_what_a_right_guess_and_a_guess_of_no_motion_score() -> None:
     flow = dis_flow(drifting(32, [(t, 0) for t in range(5)]))
     truth, _ = by_time(cells(flow, (4, 4)), 5)
     ahead = torch.cat([truth[:, 1:], torch.zeros(1, 1, 3, 4, 4)], dim=1)  # nothing is asked beyond the last frame
-    loss, metrics = compare(torch.stack([truth, ahead], dim=2), flow)
+    loss, metrics = compare(torch.stack([truth, ahead], dim=2), flow, 5)
     assert loss.item() == 0
     assert metrics["end_point_error"].item() == 0
     assert metrics["explained"].item() == 1
-    loss, metrics = compare(torch.zeros(1, 5, 2, 3, 4, 4), flow)
+    loss, metrics = compare(torch.zeros(1, 5, 2, 3, 4, 4), flow, 5)
     assert 0.8 < metrics["end_point_error_of_zero"].item() < 1.2
     assert metrics["end_point_error"] == metrics["end_point_error_of_zero"]
     assert metrics["explained"].item() == 0
@@ -138,9 +138,36 @@ def test_times_that_nothing_flows_into_are_not_asked_about() -> None:
     guess = torch.randn(1, 3, 2, 3, 2, 2)
     other = guess.clone()
     other[:, 0, 0] = other[:, 2, 1] = 9.0
-    assert torch.equal(compare(guess, flow)[0], compare(other, flow)[0])
+    assert torch.equal(compare(guess, flow, 3)[0], compare(other, flow, 3)[0])
     other[:, 0, 1] = 9.0  # but frame 0 is asked for what comes next
-    assert not torch.equal(compare(guess, flow)[0], compare(other, flow)[0])
+    assert not torch.equal(compare(guess, flow, 3)[0], compare(other, flow, 3)[0])
+
+
+def test_only_the_first_times_need_predict() -> None:
+    """Two of five times, each asked for its flow and the two ahead: right ones cost nothing, and every one counts."""
+    flow = dis_flow(drifting(32, [(t, t * t // 2) for t in range(5)]))
+    truth, _ = by_time(cells(flow, (2, 2)), 5)
+    guess = torch.stack([truth[:, k : k + 2] for k in range(3)], dim=2)
+    loss, metrics = compare(guess, flow, 5)
+    assert loss.item() == 0
+    assert metrics["explained"].item() == 1
+    for time, ahead in ((0, 1), (0, 2), (1, 0), (1, 1), (1, 2)):
+        wrong = guess.clone()
+        wrong[:, time, ahead] += 1
+        assert compare(wrong, flow, 5)[0] > 0
+
+
+def test_frames_without_flows_ahead_are_not_encoded() -> None:
+    """Of 6 frames and 2 flows ahead the last 2 are targets only; their flow still is."""
+    motion = method(ahead=2)
+    seen: list[int] = []
+    maps = motion.encoder.maps
+    motion.encoder.maps = lambda clips: seen.append(clips.shape[1]) or maps(clips)  # type: ignore[method-assign]
+    data = batch(drifting(32, [(t, 0) for t in range(6)], clips=2))
+    loss, _ = motion.loss(data)
+    assert seen == [4]
+    data["clips"][:, 5] = data["clips"][:, 0]
+    assert motion.loss(data)[0] != loss
 
 
 def test_a_still_clip_has_a_finite_loss() -> None:

@@ -91,10 +91,14 @@ class Motion(nn.Module):
             VidsslError: clips too short for the flows asked for.
         """
         views = self.views(batch["clips"], batch["key"])
-        maps, z = maps_and_features(self.encoder, views)
-        if views.shape[1] < 2 or z.shape[1] <= self.ahead:
+        frames = views.shape[1]
+        # A frame encoder is spared the last frames, which have no flows ahead of them; two show the present one.
+        by_frame = getattr(self.encoder, "window", None) is None
+        maps, z = maps_and_features(self.encoder, views[:, : max(2, frames - self.ahead)] if by_frame else views)
+        times = frames if by_frame else z.shape[1]
+        if frames < 2 or times <= self.ahead:
             raise VidsslError(
-                f"clips of {views.shape[1]} frames ({z.shape[1]} times of the encoder) are too short to predict flow "
+                f"clips of {frames} frames ({times} times of the encoder) are too short to predict flow "
                 f"{self.ahead} ahead: raise --frames, or lower the method's ahead"
             )
         flow = dis_flow(views)
@@ -102,19 +106,22 @@ class Motion(nn.Module):
         if self.grids:
             answers = zip(self.from_feature, self.grids, strict=True)
             guesses = [predict(z).unflatten(-1, (-1, NUMBERS, grid, grid)) for predict, grid in answers]
-            terms, quality = zip(*(compare(guess, flow) for guess in guesses), strict=True)
+            terms, quality = zip(*(compare(guess, flow, times) for guess in guesses), strict=True)
             loss = torch.stack(terms).mean()
             metrics |= {"term_feature": loss.detach(), **quality[-1]}
         if self.dense:
             guess = F.pixel_shuffle(self.from_map(maps.flatten(0, 1)), 2).unflatten(0, z.shape[:2])
-            term, quality_of_map = compare(guess.unflatten(2, (-1, NUMBERS)), flow)
+            term, quality_of_map = compare(guess.unflatten(2, (-1, NUMBERS)), flow, times)
             loss = loss + self.dense * term
             metrics |= {"term_map": term.detach(), **{f"{name}_of_map": x for name, x in quality_of_map.items()}}
         return loss, metrics
 
 
-def compare(guess: Tensor, flow: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Predictions `[B,T',K,3,g,g']` of flow `[B,T-1,2,H,W]` into the frames of each time and the K - 1 next.
+def compare(guess: Tensor, flow: Tensor, times: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Predictions `[B,A,K,3,g,g']` of flow `[B,T-1,2,H,W]` into the frames of each time and the K - 1 next.
+
+    Args:
+        times: T', of which the first A make predictions.
 
     Returns:
         The Huber loss in units of the flow's root mean square over the batches of all ranks; and, in pixels and of the
@@ -122,13 +129,16 @@ def compare(guess: Tensor, flow: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         and the share of the flow's squares that is `explained`, 0 for no motion.
     """
     guess = guess.to(torch.promote_types(guess.dtype, torch.float32))  # half types under autocast
-    truth, moved = by_time(cells(flow, (guess.shape[-2], guess.shape[-1])).to(guess.dtype), guess.shape[1])
+    truth, moved = by_time(cells(flow, (guess.shape[-2], guess.shape[-1])).to(guess.dtype), times)
     scale = _root_mean_square(truth[:, moved]).clamp_min(LEAST)
     losses = []
     for k, ahead in enumerate(guess.unbind(2)):
-        known = moved[k:]
-        losses.append(F.huber_loss(ahead[:, : len(known)][:, known] / scale, truth[:, k:][:, known] / scale))
-    now, true = guess[:, moved, 0, :2].detach(), truth[:, moved, :2]
+        known = moved[k : k + guess.shape[1]]
+        losses.append(
+            F.huber_loss(ahead[:, : len(known)][:, known] / scale, truth[:, k:][:, : len(known)][:, known] / scale)
+        )
+    moved = moved[: guess.shape[1]]
+    now, true = guess[:, moved, 0, :2].detach(), truth[:, : len(moved)][:, moved, :2]
     error, length = (torch.linalg.vector_norm(x, dim=2) for x in (now - true, true))
     return torch.stack(losses).mean(), {
         "end_point_error": error.mean(),
