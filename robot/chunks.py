@@ -90,7 +90,7 @@ def clone_chunks_pixels(
 
         def inputs(model: nn.ModuleList, rows: Tensor, goal: Tensor | None) -> Tensor:
             seen = past_rows(demos.first, rows, config.past + encoder.past)
-            features = model[1](untrained._prepared(torch.from_numpy(demos.frames[seen.numpy()])))
+            features = model[1](untrained.prepare(torch.from_numpy(demos.frames[seen.numpy()])))
             known = demos.proprio[seen[:, -config.past :]]
             return torch.cat([features[:, -config.past :].flatten(1), known.flatten(1)], dim=1)
 

@@ -177,7 +177,7 @@ def clone_pixels(
             window = rows[:, None] + torch.arange(1 - length, 1)
             window = torch.maximum(window, demos.first[rows][:, None])
             frames = torch.from_numpy(demos.frames[window.numpy()])
-            features = encoder(untrained._prepared(frames))
+            features = encoder(untrained.prepare(frames))
             if context:
                 features = context(features)
             features = features[:, -1] if untrained.window is None else features.mean(1)  # what a stream gives

@@ -70,7 +70,7 @@ def random_walks(
         if t < steps:
             places, _ = move(places, STEP * actions[:, t], walls)
     return Trajectories(
-        extractor._prepared(torch.from_numpy(frames)),
+        extractor.prepare(torch.from_numpy(frames)),
         torch.from_numpy(times),
         torch.from_numpy(actions).float(),
         per_scene,

@@ -141,7 +141,7 @@ class Senses:
         return Sensed(_doubles(features), maps, signal_statistics(frame[None]) if self.has_signal else None, energy)
 
     def _prepared(self, frames: NDArray[np.uint8]) -> Tensor:
-        return self.extractor._prepared(self.extractor._checked(frames, (4, 4), "[T,H,W,3]"))[None]
+        return self.extractor.prepare(self.extractor._checked(frames, (4, 4), "[T,H,W,3]"))[None]
 
     def _energies(self, features: Tensor) -> Floats:
         """[T] of features [T,D]: the windows that end at each tick, NaN where they do not fit, inf for no number."""

@@ -85,7 +85,7 @@ class FeatureExtractor:
         clips = self._checked(frames, (4, 5), "[T,H,W,3] or [B,T,H,W,3]")
         single = clips.ndim == 4
         with _in_float32(self.device):
-            features = self.encoder(self._prepared(clips[None] if single else clips))
+            features = self.encoder(self.prepare(clips[None] if single else clips))
             if self.context:
                 features = self.context(features)
         return features[0] if single else features
@@ -100,7 +100,7 @@ class FeatureExtractor:
         self._check_streams()
         clips = self._checked(frames, (4, 5), "[T,H,W,3] or [B,T,H,W,3]")
         single = clips.ndim == 4
-        x = self._prepared(clips[None] if single else clips)
+        x = self.prepare(clips[None] if single else clips)
         x = torch.cat([x[:, :1].expand(-1, self.window - 1, -1, -1, -1), x], dim=1)
         windows = x.unfold(1, self.window, 1).movedim(-1, 2)  # [B,T,window,3,H,W], a view
         parts = (part.flatten(0, 1) for part in windows.split(max(1, PART // len(x)), dim=1))
@@ -141,7 +141,7 @@ class FeatureExtractor:
         self._batch = len(frames)
         self._check_streams()
         with _in_float32(self.device):
-            feature = self._advance(self._prepared(frames))
+            feature = self._advance(self.prepare(frames))
         return feature[0] if single else feature
 
     def _advance(self, prepared: Tensor) -> Tensor:
@@ -183,8 +183,8 @@ class FeatureExtractor:
         tensor = frames if isinstance(frames, Tensor) else torch.from_numpy(np.ascontiguousarray(frames))
         return tensor.to(self.device)
 
-    def _prepared(self, frames: Tensor) -> Tensor:
-        """uint8 `[...,H,W,3]` -> float `[...,3,*image_size]` in [0, 1]."""
+    def prepare(self, frames: Tensor) -> Tensor:
+        """Frames as the encoder takes them: uint8 `[...,H,W,3]` -> float32 `[...,3,*image_size]` in [0, 1]."""
         x = frames.movedim(-1, -3).float().div_(255)
         if x.shape[-2:] == self.image_size:
             return x

@@ -23,7 +23,7 @@ from vidssl.errors import VidsslError
 AREA, RATIO, TOP, LEFT, FLIP, JITTER, BRIGHTNESS, CONTRAST, SATURATION, HUE, GREY, BLUR, SIGMA, COUNT = range(14)
 _STREAM = 0x7669657773  # keeps these draws apart from others made with the same keys
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, of R, G, B
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, of R, G, B
 
 _PAIRS = ("size", "crop", "ratio", "sigma")
 _RANGES = {
@@ -155,7 +155,7 @@ class Views:
         saturation = torch.where(draws[GREY] < self.grey, 0, saturation)
         turns = torch.where(changed, _between(draws[HUE], -self.hue, self.hue), 0)
         matrix = (brightness * contrast)[:, None, None] * colour(turns, saturation)
-        luma = x.mean((1, 3, 4)) @ x.new_tensor(_LUMA)
+        luma = x.mean((1, 3, 4)) @ x.new_tensor(LUMA)
         offset = (1 - contrast) * brightness * luma  # a grey, so hue and saturation leave it as it is
         b, t, c, h, w = x.shape
         frames = torch.baddbmm(
@@ -223,7 +223,7 @@ def colour(turns: Tensor, saturation: Tensor) -> Tensor:
     one = torch.eye(3, device=turns.device)
     cross = turns.new_tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
     turn = angle.cos() * one + (1 - angle.cos()) / 3 + angle.sin() * cross
-    luma = turns.new_tensor(_LUMA).expand(3, 3)
+    luma = turns.new_tensor(LUMA).expand(3, 3)
     scale = saturation[:, None, None]
     return (scale * one + (1 - scale) * luma) @ turn
 

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from vidssl.core.batch_norm import convert_batch_norm
 from vidssl.errors import VidsslError
+from vidssl.views import LUMA
 
 Sees = Literal["colour", "grey", "motion", "both"]
 
 # The mean and spread of natural frames, and of differences between successive frames of video at 5-30 Hz,
 # in units of full scale: rounded, so that networks see inputs of about unit variance.
 FRAME_MEAN, FRAME_STD, MOTION_STD = 0.45, 0.25, 0.1
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, of R, G, B
 
 
 class FrameEncoder(nn.Module):

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidssl.machine import cores
+from vidssl.views import LUMA
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, of R, G, B
 NUMBERS = 3  # of a cell, see `cells`
 SIDE = 64  # pixels: frames are shrunk to it for the search, 0.3 ms a pair
 WORKERS = 16  # threads that search, at most
@@ -87,7 +87,7 @@ def _search(frames: np.ndarray, flow: np.ndarray, pairs: list[tuple[int, int]]) 
 
 def _grey(clips: Tensor) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
     """`[B,T,3,H,W]` in [0, 1] -> uint8 `[B,T,H',W']`, no side above 64."""
-    weights = torch.tensor(_LUMA, device=clips.device)[:, None, None]
+    weights = torch.tensor(LUMA, device=clips.device)[:, None, None]
     luma = (clips.detach().float() * weights).sum(2)  # not a product of matrices, which autocast would round
     size = (min(SIDE, luma.shape[-2]), min(SIDE, luma.shape[-1]))
     if luma.shape[-2:] != size:

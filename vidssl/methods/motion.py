@@ -44,7 +44,8 @@ class Motion(nn.Module):
         grids: cells to a side of the feature's predictions; more ask for smaller things. () does without them.
         dense: weight of the map's predictions beside those of the feature, which have 1 together. They are learned
             sooner, and take the feature's place in a short training: alone, they let it forget where things move.
-        ahead: flows after the present one that are predicted too.
+        ahead: flows after the present one that are predicted too. Of a camera on a robot that somebody drives, a second
+            or two ask for what the driver minds: goals, and what is in the way.
     """
 
     default_encoder: ClassVar[str] = "small-motion"

@@ -30,13 +30,13 @@ from vidssl.core.moments import exact
 from vidssl.errors import VidsslError
 from vidssl.rotation.mixture import NARROWEST, WIDEST, RotationMixture
 from vidssl.rotation.representations import to_rotation
+from vidssl.views import LUMA
 
 SIZE = 64
 CROP = 0.75  # the middle of the picture, by width: an object of 0.1 m at 0.8 m, up to 1 cm off the axis, is inside
 SHARPNESS = 2.0
 QUARTERS = 8  # quarter turns of a picture, mirrored or not
 KIND = "rotation-views"
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, of R, G, B
 
 
 @dataclass(frozen=True)
