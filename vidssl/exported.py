@@ -185,7 +185,8 @@ class ExportedExtractor(FeatureExtractor):
         rows = torch.arange(self.batch).clamp_max(len(clips) - 1)
         return torch.stack([stream.step(frame) for frame in clips[rows].unbind(1)], dim=1)[: len(clips)]
 
-    def _prepared(self, frames: Tensor) -> Tensor:
+    def prepare(self, frames: Tensor) -> Tensor:
+        """The frames as they are: the file prepares them itself. Raises VidsslError for another size than its camera's."""
         if tuple(frames.shape[-3:-1]) != self.camera:
             (height, width), (h, w) = self.camera, frames.shape[-3:-1]
             raise VidsslError(
