@@ -186,7 +186,7 @@ class ExportedExtractor(FeatureExtractor):
         return torch.stack([stream.step(frame) for frame in clips[rows].unbind(1)], dim=1)[: len(clips)]
 
     def prepare(self, frames: Tensor) -> Tensor:
-        """The frames as they are: the file prepares them itself. Raises VidsslError for another size than its camera's."""
+        """The frames as they are, as the file prepares them; VidsslError for another size than its camera's."""
         if tuple(frames.shape[-3:-1]) != self.camera:
             (height, width), (h, w) = self.camera, frames.shape[-3:-1]
             raise VidsslError(
