@@ -65,7 +65,7 @@ def run(config: Config) -> int:
         options=["ahead=8", "grids=(4,)"],
         views="none",
         frames=11,
-        batch_size=min(32, 2 * config.demo_episodes),  # an episode gives two clips or more
+        batch_size=min(32, 2 * config.demo_episodes),  # an episode gives about four clips
         lr=3e-3,
         minutes=config.minutes,
         cache=config.out / "cache",
