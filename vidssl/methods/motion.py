@@ -9,6 +9,8 @@ Walker, Gupta, Hebert 2015, "Dense Optical Flow Prediction from a Static Image",
     feature of f2   [D] ────linear──>  û2, û3 on 1x1, 2x2, 4x4 and 8x8 cells: and where
                                        the flow into this frame and the `ahead` next ones
 
+Frame encoders see only the frames that have all of those, here f0 to f3; clip encoders see the clip.
+
 B clips, T frames, T' times of the encoder, D feature dim, D' channels of the map, K = ahead + 1 flows, g x g' cells
 of 3 numbers: x, y, length.
 """
@@ -93,7 +95,7 @@ class Motion(nn.Module):
         """
         views = self.views(batch["clips"], batch["key"])
         frames = views.shape[1]
-        # A frame encoder is spared the last frames, which have no flows ahead of them; two show the present one.
+        # A frame encoder is spared the last frames, which have not all flows ahead of them; two show the present one.
         by_frame = getattr(self.encoder, "window", None) is None
         maps, z = maps_and_features(self.encoder, views[:, : max(2, frames - self.ahead)] if by_frame else views)
         times = frames if by_frame else z.shape[1]
