@@ -1,13 +1,13 @@
 """A controller that plans in a world model's imagination towards a goal picture: `PlanController`.
 
-    camera, goal picture --encoder--> states x, g and scene s
+    camera, goal picture --encoder--> places x, g and scene s
     g, s --landmarks--> graph of the scene, once an episode
     x --graph--> next landmark --MPPI or CEM--> action, every tick; the plan before is where the search starts
 
 What the model foretells and the next picture refutes is remembered for the episode: the graph is built again without
 the ways that lead there.
 
-Letters: M landmarks, n samples, H horizon, D state dim, E scene dim, A action size.
+Letters: M landmarks, n samples, H horizon, C channels of the scene on n x m cells, A action size.
 """
 
 import copy
@@ -35,7 +35,9 @@ from .world_model import WorldModel
 GOAL = "goal"
 MOVED = 0.4  # actions: a step foretold to be shorter than this can't be refuted
 SURPRISE = 0.3  # a step is refuted when less than this share of it came about
-BLOCKED = 5.0  # cost of an imagined state that was refuted, in actions
+PATIENCE = 8  # ticks without coming nearer to the same target, after which the way there is refuted
+NEARER = 0.2  # actions that count as nearer
+BLOCKED = 5.0  # cost of an imagined place that was refuted, in actions
 
 
 class PlanController:
@@ -44,7 +46,7 @@ class PlanController:
     Args:
         extractor: the world model's encoder, with its preprocessing.
         model: the world model.
-        landmarks: replayed states [M,D].
+        landmarks: replayed places [M,2].
         spaces: actions of the environment; -1..1 of the model stands for their range.
         config: how to plan.
 
@@ -84,19 +86,20 @@ class PlanController:
         self._graph: Landmarks | None = None
         self._plan = torch.zeros(self.config.search.horizon, self.model.actions)
         self._warm = False
-        self._refuted = self.landmarks[:0]  # states foretold in this episode that did not come about, [R,D]
+        self._refuted = self.landmarks[:0]  # places foretold in this episode that were not reached, [R,2]
         self._before: Tensor | None = None
         self._foretold: Tensor | None = None
+        self._target: Tensor | None = None
+        self._nearest, self._waited = torch.inf, 0
 
     @torch.inference_mode()
     def __call__(self, observation: Any) -> np.ndarray:
         """The action float32 [A] for an observation with `image` and `goal`, both uint8 [H,W,3]."""
         if self._goal_picture is None or not np.array_equal(self._goal_picture, observation[GOAL]):
             self._begin(observation)
-        x = self.model.state(self.extractor(camera_image(observation)[None])[0])
+        x = self.model.place(self._maps(camera_image(observation)[None]))[0]
         self._learn_from(x)
-        target = self._graph.next(x) if self._graph is not None else None
-        cost = self.cost_of(x, self._goal if target is None else target)
+        cost = self.cost_of(x, self._next(x))
         rounds = self.config.search.warm_iterations if self._warm else self.config.search.iterations
         plan = search(cost, self._plan, self.config.search, rounds, self._generator)
         self._foretold = self.model.rollout(x[None], plan[None, :1], self._scene)[0, 0]
@@ -104,7 +107,7 @@ class PlanController:
         return self._low + (plan[0].clamp(-1, 1).numpy() + 1) / 2 * (self._high - self._low)
 
     def cost_of(self, x: Tensor, target: Tensor) -> Cost:
-        """The cost of actions [n,H,A] from state x [D]: imagined distances to `target` [D]."""
+        """The cost of actions [n,H,A] from place x [2]: imagined distances to `target` [2]."""
 
         def cost(actions: Tensor) -> Tensor:
             change = self.model.rollout(x[None], actions, self._scene) - target
@@ -115,27 +118,55 @@ class PlanController:
 
         return cost
 
+    def _next(self, x: Tensor) -> Tensor:
+        """The place to go to from x, both [2]. When it comes no nearer, a step towards it is refuted, and another
+        taken: the model may foretell no step at all there, so that no surprise would ever set the robot free."""
+        target = self._towards(x)
+        left = self.model.inverse(target - x)
+        if self._target is None or not torch.equal(target, self._target) or left.norm() < self._nearest - NEARER:
+            self._target, self._nearest, self._waited = target, float(left.norm()), 0
+            return target
+        self._waited += 1
+        if self._waited < PATIENCE or torch.equal(target, self._goal):
+            return target
+        self._refute(x + (target - x) / left.abs().max().clamp_min(1))
+        self._target = self._towards(x)
+        self._nearest, self._waited = float(self.model.inverse(self._target - x).norm()), 0
+        return self._target
+
+    def _towards(self, x: Tensor) -> Tensor:
+        landmark = self._graph.next(x) if self._graph is not None else None
+        return self._goal if landmark is None else landmark
+
+    def _refute(self, place: Tensor) -> None:
+        self._refuted = torch.cat([self._refuted, place[None]])
+        self._build_graph()
+
     def _learn_from(self, x: Tensor) -> None:
-        """Compare the state x [D] with what was foretold for it: no progress where some was expected is remembered."""
+        """Compare the place x [2] with what was foretold for it: no progress where some was expected is remembered."""
         if self._before is None or self._foretold is None:
             return
         expected = self.model.inverse(self._foretold - self._before)
         progress = self.model.inverse(x - self._before) @ expected
         if expected.norm() > MOVED and progress < SURPRISE * expected @ expected:
-            self._refuted = torch.cat([self._refuted, self._foretold[None]])
-            self._build_graph()
+            self._refute(self._foretold)
 
     def _begin(self, observation: Any) -> None:
         """Read scene and goal, and build the graph. Both pictures show the same scene, so its reading is their mean."""
         self._goal_picture = np.array(observation[GOAL])
         pictures = np.stack([camera_image(observation), self._goal_picture])
-        states, scenes = self.model.read(self.extractor(pictures))
-        self._goal, self._scene = states[1], scenes.mean(0)
-        self._refuted = states[:0]
-        self._before = self._foretold = None
+        maps = self._maps(pictures)
+        places = self.model.place(maps)
+        self._goal, self._scene = places[1], self.model.scene(maps).mean(0)
+        self._refuted = places[:0]
+        self._before = self._foretold = self._target = None
         self._build_graph()
         self._plan = torch.zeros(self.config.search.horizon, self.model.actions)
         self._warm = False
+
+    def _maps(self, pictures: np.ndarray) -> Tensor:
+        """The encoder's maps [N,D',h,w] of pictures uint8 [N,H,W,3]."""
+        return self.model.maps(self.extractor.prepare(torch.from_numpy(pictures[:, None])))[:, 0]
 
     def _build_graph(self) -> None:
         config, self._graph = self.config, None
@@ -175,7 +206,7 @@ class PlanController:
             plan = dict(content["plan"])
             config = PlanConfig(**{**plan, "search": Search(**plan["search"])})
             spaces = Spaces.from_json(content["spaces"])
-            model = WorldModel(extractor.encoder, len(spaces.low), ModelSize(**content["size"]))
+            model = WorldModel(extractor.encoder, len(spaces.low), extractor.image_size, ModelSize(**content["size"]))
             weights = read_weights(folder / "world_model.safetensors")
             landmarks = weights.pop("landmarks")
             encoder = {f"encoder.{name}": w for name, w in extractor.encoder.state_dict().items()}

@@ -1,17 +1,20 @@
 """Settings of a world model, of its training and of the planner in it; nothing here imports torch.
 
-Letters: D state dim, E scene dim, M landmarks, n samples, H horizon, K elites.
+Letters: C channels of the scene, M landmarks, n samples, H horizon, K elites.
 """
 
 from dataclasses import dataclass, field
 
 from vidssl.errors import VidsslError, unknown_name
 
-SPREAD_OVER = 8192  # states among which landmarks are chosen, at least, where as many are cached
-BOUNDED = {"moments": "`length` + 1", "landmarks": f"`cached` * (`refine_length` + 1), up to {SPREAD_OVER}"}
+SPREAD_OVER = 8192  # places among which landmarks are chosen, at least, where as many are cached
+BOUNDED = {
+    "moments": "`length` + 1",
+    "landmarks": f"`cached` * `cached_walks` * (`refine_length` + 1), up to {SPREAD_OVER}",
+}
 PLANNERS = ("mppi", "cem")
 COSTS = ("sum", "last")
-METRICS = ("actions", "embedding")
+METRICS = ("actions", "cells")
 
 
 @dataclass(frozen=True)
@@ -19,18 +22,16 @@ class Weights:
     """Weights of the loss terms; 0 switches one off.
 
     Attributes:
-        prediction: of foretelling the states that come.
-        variance: of states that do not all agree.
-        covariance: of dims that do not repeat one another.
-        time: of states that change little from step to step.
-        inverse: of reading off two states which actions lie between them.
+        moved: of saying what moves, which is where the agent is.
+        painted: of painting the frame, walls and all.
+        prediction: of foretelling the places that come.
+        inverse: of telling how many actions lie between two places.
     """
 
-    prediction: float = 1.0
-    variance: float = 4.0
-    covariance: float = 1.0
-    time: float = 0.5
-    inverse: float = 4.0
+    moved: float = 1.0
+    painted: float = 1.0
+    prediction: float = 0.3
+    inverse: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,16 @@ class ModelSize:
     """Sizes of the model; VidsslError below 1.
 
     Attributes:
-        state: D, of a state.
-        hidden: E, of the hidden layers and of s.
+        scene: C, numbers of a cell of the scene.
+        hidden: of the predictor's layers.
     """
 
-    state: int = 4
+    scene: int = 32
     hidden: int = 128
 
     def __post_init__(self) -> None:
-        if min(self.state, self.hidden) < 1:
-            raise VidsslError(f"world model: sizes state {self.state}, hidden {self.hidden}; needed: at least 1 each")
+        if min(self.scene, self.hidden) < 1:
+            raise VidsslError(f"world model: sizes scene {self.scene}, hidden {self.hidden}; needed: at least 1 each")
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,10 @@ class WorldModelConfig:
         learning_rate: of the first part, at its peak.
         refine_steps: optimiser steps of the second part, which goes on with the model alone.
         refine_length: steps of its trajectories.
-        cached: how many of them are encoded once and kept.
-        landmarks: M places spread out over the cached states, which far goals are reached by.
+        refine_batch: scenes a batch of the second part.
+        cached: scenes that are encoded once and kept for it.
+        cached_walks: trajectories in each.
+        landmarks: M places spread out over the cached ones, which far goals are reached by.
         seed: of everything random.
 
     Raises VidsslError for numbers out of range.
@@ -78,20 +81,22 @@ class WorldModelConfig:
     train_encoder: bool = True
     size: ModelSize = field(default_factory=ModelSize)
     weights: Weights = field(default_factory=Weights)
-    steps: int = 2500
+    steps: int = 1000
     scenes: int = 16
     per_scene: int = 3
     length: int = 8
     moments: int = 3
     learning_rate: float = 2e-3
-    refine_steps: int = 6000
+    refine_steps: int = 4000
     refine_length: int = 12
-    cached: int = 6000
+    refine_batch: int = 32
+    cached: int = 1000
+    cached_walks: int = 8
     landmarks: int = 256
     seed: int = 0
 
     def __post_init__(self) -> None:
-        states = min(SPREAD_OVER, self.cached * (self.refine_length + 1))
+        places = min(SPREAD_OVER, self.cached * self.cached_walks * (self.refine_length + 1))
         ranges = {
             "image_size": (1, None),
             "steps": (0, None),
@@ -101,8 +106,10 @@ class WorldModelConfig:
             "moments": (2, self.length + 1),
             "refine_steps": (0, None),
             "refine_length": (1, None),
+            "refine_batch": (1, None),
             "cached": (1, None),
-            "landmarks": (1, states),
+            "cached_walks": (1, None),
+            "landmarks": (1, places),
             "seed": (0, None),
         }
         for name, (low, high) in ranges.items():
@@ -163,7 +170,7 @@ class PlanConfig:
     Attributes:
         search: of the actions.
         cost: "sum" of the distances to the goal over the horizon, or that of its "last" step alone.
-        metric: distance of two states: in "actions", what inverse dynamics says is between them, or of the "embedding".
+        metric: distance of two places: in "actions", what inverse dynamics says is between them, or in "cells".
         far_goals: go by landmarks; without, every goal is taken to be near.
         longest: steps of a straight way between two landmarks.
         reach: steps within which a landmark is gone to straight.

@@ -1,19 +1,20 @@
 """Training a world model on trajectories of a random policy, in two parts, and the planner made of it.
 
-    1. encoder, states, scenes, predictor and inverse dynamics together, on few moments of many trajectories: what is
+    1. encoder, places, scenes, predictor and inverse dynamics together, on few moments of many trajectories: what is
        slow is the encoder, and neighbouring frames tell it the same
-    2. encoder and states stay; scene and predictor go on, on every moment of cached trajectories
+    2. encoder and places stay; scene and predictor go on, on every moment of cached trajectories
 
-Letters: B trajectories, T steps of each, D state dim, M landmarks.
+Letters: S scenes, P trajectories in each, T steps of each, D' channels of the encoder's map, M landmarks.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from vidssl.encoders import FrameEncoder, build_encoder
 from vidssl.errors import VidsslError
@@ -23,7 +24,9 @@ from .cloning import check_on_cpu
 from .landmarks import spread_out
 from .planner_config import SPREAD_OVER, WorldModelConfig
 from .random_walks import random_walks
-from .world_model import Trajectories, WorldModel, world_model_loss
+from .world_model import WorldModel, world_model_loss
+
+REFINE_RATE = 3e-3  # learning rate of the second part at its peak
 
 Report = Callable[[str, int, dict[str, float]], None]  # part, step, values
 
@@ -46,7 +49,7 @@ def untrained(config: WorldModelConfig, frozen: FeatureExtractor | None = None) 
                 "a world model reads single frames, and this encoder looks at several; "
                 "choose a frame encoder of colours, such as --encoder control"
             )
-        model = WorldModel(encoder, 2, config.size)
+        model = WorldModel(encoder, 2, extractor.image_size, config.size)
     encoder.requires_grad_(config.train_encoder)
     return extractor, model
 
@@ -81,41 +84,41 @@ def train_jointly(
 def refine(
     extractor: FeatureExtractor, model: WorldModel, config: WorldModelConfig, report: Report = lambda *_: None
 ) -> Tensor:
-    """The second part: trains scene and predictor in place; returns landmarks [M,D] among the states it has seen."""
+    """The second part: trains scene and predictor in place; returns landmarks [M,2] among the places it has seen."""
     rng = np.random.default_rng([config.seed, 2])
-    features, actions = cache(rng, extractor, model, config)  # [B,T+1,dim], [B,T,A]
-    states = model.state(features)
-    chosen = torch.nn.ModuleList([model.scene, model.predictor]).requires_grad_(True)
-    optimiser = torch.optim.AdamW(chosen.parameters(), 1e-3, weight_decay=1e-5)
+    maps, places, actions = cache(rng, extractor, model, config)
+    chosen = torch.nn.ModuleList([model.around, model.predictor]).requires_grad_(True)
+    optimiser = torch.optim.AdamW(chosen.parameters(), REFINE_RATE, weight_decay=1e-5)
     for step in range(config.refine_steps):
-        _set_rate(optimiser, 1e-3, step / config.refine_steps)
-        rows = torch.from_numpy(rng.integers(len(actions), size=128))
-        moment = torch.from_numpy(rng.integers(config.refine_length + 1, size=128))
-        scene = model.scene(features[rows, moment])
-        missed = model.rollout(states[rows, 0], actions[rows], scene) - states[rows, 1:]
-        loss = config.weights.prediction * missed.square().mean()
-        if config.weights.inverse:
-            loss = loss + model.inverse(missed).square().mean()
+        _set_rate(optimiser, REFINE_RATE, step / config.refine_steps)
+        rows = torch.from_numpy(rng.integers(len(actions), size=config.refine_batch))
+        seen_on = torch.from_numpy(rng.integers(config.cached_walks, size=config.refine_batch))
+        scene = model.scene(maps[rows, seen_on].float())
+        predicted = model.rollout(places[rows, :, 0], actions[rows], scene)
+        loss = F.huber_loss(predicted, places[rows, :, 1:])
         _descend(optimiser, loss, chosen)
         report("refine", step, {"prediction": float(loss.detach())})
     chosen.requires_grad_(False)
-    seen = states.flatten(0, 1)
+    seen = places.flatten(0, 2)
     return spread_out(seen[:: max(1, len(seen) // SPREAD_OVER)], config.landmarks)
 
 
 @torch.no_grad()
 def cache(
     rng: np.random.Generator, extractor: FeatureExtractor, model: WorldModel, config: WorldModelConfig
-) -> tuple[Tensor, Tensor]:
-    """Features [B,T+1,dim] of every moment of `config.cached` trajectories, each in a scene of its own; actions."""
-    parts: list[Trajectories] = []
-    features: list[Tensor] = []
-    for start in range(0, config.cached, 32):
-        count = min(32, config.cached - start)
-        part = random_walks(rng, extractor, count, 1, config.refine_length, config.refine_length + 1)
-        features.append(model.encoder(part.frames))
-        parts.append(replace(part, frames=part.frames[:, :0]))
-    return torch.cat(features), torch.cat([part.actions for part in parts])
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of `config.cached` scenes: maps float16 [S,P,D',h,w], one moment of each trajectory; places [S,P,T+1,2], all
+    moments; actions [S,P,T,A]."""
+    maps, places, actions = [], [], []
+    walks, at_once = config.cached_walks, max(1, 32 // config.cached_walks)
+    for start in range(0, config.cached, at_once):
+        count = min(at_once, config.cached - start)
+        part = random_walks(rng, extractor, count, walks, config.refine_length, config.refine_length + 1)
+        seen = model.maps(part.frames)
+        maps.append(seen[:, config.refine_length // 2].half().unflatten(0, (count, walks)))
+        places.append(model.place(seen).unflatten(0, (count, walks)))
+        actions.append(part.actions.unflatten(0, (count, walks)))
+    return torch.cat(maps), torch.cat(places), torch.cat(actions)
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, rate: float, fraction: float) -> None:

@@ -56,8 +56,8 @@ def main(argv: list[str] | None = None) -> None:
     else:
         extractor, model = untrained(WorldModelConfig())
         model.requires_grad_(False)
-        loaded = PlanController(extractor, model, torch.randn(256, model.size.state), Spaces.of(env))
-    x, goal = torch.randn(2, loaded.model.size.state)
+        loaded = PlanController(extractor, model, 10 * torch.randn(256, 2), Spaces.of(env))
+    x, goal = 10 * torch.randn(2, 2)
     observation, _ = env.reset(seed=0)
     print(
         f"horizon {config.horizon}, {config.samples} samples, {config.iterations} iterations; medians of milliseconds"

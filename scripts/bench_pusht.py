@@ -7,8 +7,8 @@ architecture, one head, one loss for all clones:
 
     random          uniform random actions
     random-encoder  head on the untrained encoder: --minutes
-    learned         encoder by CPC on the demonstrations' videos without their actions: --pretrain-steps;
-                    then the head on its frozen features: --minutes
+    learned         encoder by `motion` on the demonstrations' videos without their actions, asked for the optical flow
+                    of the next 1.6 s: --pretrain-steps; then the head on its frozen features: --minutes
     pixels          encoder and head together from the actions: --minutes, and what the pretraining took
     demonstrations  what people reached: their actions replayed from their first states (no episode of the test)
 
@@ -54,10 +54,23 @@ from vidssl.robot.episode_store import EpisodeStore, as_json
 
 ENV = "gym_pusht/PushT-v0"
 ARMS = ("random", "random-encoder", "pixels", "learned")
-# Views none: a crop or flip would make the same features of a block that lies elsewhere. Cells: small things count.
+# Views none: a crop or flip would make the same features of a block that lies elsewhere.
 PRETRAIN = (
-    *("--method", "cpc", "--encoder", "control", "--views", "none", "--size", "64", "--frames", "6", "--stride", "2"),
-    *("--batch-size", "32", "--lr", "2e-3", "--doctor", "off", "--options", "negatives=both", "cells=1.0"),
+    *(
+        "--method",
+        "motion",
+        "--encoder",
+        "control",
+        "--views",
+        "none",
+        "--size",
+        "64",
+        "--frames",
+        "11",
+        "--stride",
+        "2",
+    ),
+    *("--lr", "3e-3", "--doctor", "off", "--options", "ahead=8", "grids=(8,)"),
 )
 
 
@@ -73,9 +86,9 @@ class Config:
     """which arms, at least one"""
     episodes: int = 100
     """test layouts"""
-    minutes: float = 1.2
+    minutes: float = 5.0
     """training of a head"""
-    pretrain_steps: int = 530
+    pretrain_steps: int = 2000
     """training of the encoder"""
     pretrain_minutes: float | None = None
     """with --run: what its training took, which `pixels` has in addition to --minutes"""

@@ -5,9 +5,11 @@ Example:
     vidssl train-world-model --out runs/rooms
     vidssl robot-eval runs/rooms --env vidssl/TwoRooms-v0 --episodes 200       # judge it on test layouts
 
-No labels, goals or demonstrations: pictures and the random actions between them, in training layouts. --out gets the
-planner as a controller folder (its encoder is an ordinary run folder, OUT/encoder) and metrics.jsonl.
-A weight of 0 switches a loss term off (--model.weights.inverse 0); --plan.cost last, --plan.no-far-goals and
+No labels, goals or demonstrations: pictures and the random actions between them, in training layouts. What moves is
+the agent, which two pictures of a scene tell; what a place does to it is looked up in the picture, at that place.
+--out gets the planner as a controller folder and metrics.jsonl. Its encoder is a run folder, OUT/encoder; what is
+learned is its map, and layers that an encoder has behind it (`control` does) stay as they were.
+A weight of 0 switches a loss term off (--model.weights.painted 0); --plan.cost last, --plan.no-far-goals and
 --plan.search.planner cem change the planner; --frozen RUN takes a run's encoder as it is, --no-model.train-encoder a
 random one.
 """

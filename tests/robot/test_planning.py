@@ -83,7 +83,7 @@ class Walled(nn.Module):
 
 
 def walled() -> WorldModel:
-    model = WorldModel(build_encoder("control", (32, 32)), 2, ModelSize(state=2))
+    model = WorldModel(build_encoder("control", (32, 32)), 2, (32, 32), ModelSize(scene=1))
     model.inverse.weight.data = torch.eye(2)
     model.predictor = Walled()  # type: ignore[assignment]
     return model.requires_grad_(False)
@@ -112,7 +112,7 @@ def test_refuted_states_block_ways() -> None:
     start, end = torch.tensor([[1.0, 0.0], [1.0, 2.0]]), torch.tensor([[5.0, 0.0], [5.0, 2.0]])
     cost, arrives = straight_ways(walled(), start, end, torch.zeros(1), 8, 0.4, refuted)
     assert arrives.tolist() == [False, True]
-    assert cost.tolist() == [1 + MISSED * 4, 4]  # stopped on its first step, four actions before the end
+    assert cost.tolist() == [2 + MISSED * 3, 4]  # stopped on its second step, three actions before the end
 
 
 def test_landmarks_lead_around_the_wall() -> None:
@@ -128,6 +128,16 @@ def test_landmarks_lead_around_the_wall() -> None:
     assert following[1] > 1.5
     assert torch.equal(graph.next(torch.tensor([3.0, 2.0])), goal)  # type: ignore[arg-type]
     assert graph.next(torch.tensor([60.0, 0.0])) is None
+
+
+def test_no_landmark_keeps_the_robot_where_it_is() -> None:
+    """It stands at a landmark from which the goal is nearest: the next one is another."""
+    places = torch.tensor([[-6.0, 0.0], [-6.0, 3.5], [6.0, 3.5]])
+    graph = Landmarks(walled(), places, torch.zeros(1), torch.tensor([6.0, 0.0]), 12, 12, miss=0.4, refuted=NONE)
+    here = torch.tensor([-6.1, 3.5])
+    assert graph.next(here).tolist() == [6.0, 3.5]  # type: ignore[union-attr]
+    alone = Landmarks(walled(), places[1:2], torch.zeros(1), torch.tensor([6.0, 0.0]), 1, 1, miss=0.4, refuted=NONE)
+    assert alone.next(here) is None
 
 
 def test_costs_to_go_worked_by_hand() -> None:

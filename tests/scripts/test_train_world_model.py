@@ -25,7 +25,7 @@ QUICK = [
     "--model.refine-length",
     "3",
     "--model.cached",
-    "4",
+    "2",
     "--model.landmarks",
     "8",
     "--model.size.hidden",
