@@ -35,7 +35,7 @@ import json
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,6 +84,8 @@ class Config:
     """an encoder's run folder, instead of pretraining one; its architecture is every arm's"""
     arms: tuple[str, ...] = ARMS
     """which arms, at least one"""
+    labelled: int | None = None
+    """demonstrations whose actions are known, drawn by --seed; left out: all. The encoder still sees all videos"""
     episodes: int = 100
     """test layouts"""
     minutes: float = 5.0
@@ -138,6 +140,28 @@ def demonstrations(episodes: list[PushTEpisode]) -> Demonstrations:
     )
 
 
+def labelled(config: Config, demos: Demonstrations) -> Demonstrations:
+    """Those that are cloned: all, or --labelled of them.
+
+    Raises VidsslError when there are not as many.
+    """
+    starts = torch.unique(demos.first)
+    if config.labelled is None:
+        return demos
+    if not 2 <= config.labelled <= len(starts):
+        raise VidsslError(f"--labelled {config.labelled}: there are {len(starts)} demonstrations, and 2 are needed")
+    generator = torch.Generator().manual_seed(config.seed)
+    chosen = starts[torch.randperm(len(starts), generator=generator)[: config.labelled]].sort().values
+    rows = torch.isin(demos.first, chosen).nonzero()[:, 0]
+    return replace(
+        demos,
+        frames=demos.frames[rows.numpy()],
+        proprio=demos.proprio[rows],
+        action=demos.action[rows],
+        first=torch.searchsorted(rows, demos.first[rows]),
+    )
+
+
 def chunk_config(config: Config) -> ChunkConfig:
     """The head of all arms: actions are places of the pusher, so chunks count from where it is."""
     return ChunkConfig(head=config.head, relative=True, batch_size=128, holdout=0.05, seed=config.seed)
@@ -161,7 +185,7 @@ def encoder_settings(config: Config, demos: Demonstrations) -> dict[str, Any]:
 def arm_settings(config: Config, arm: str, demos: Demonstrations) -> dict[str, Any]:
     """What an arm's controller is a function of, but for the machine."""
     parts: dict[str, Any] = {"encoder": encoder_settings(config, demos), "head": asdict(chunk_config(config))}
-    parts |= {"minutes": config.minutes, "data": digest(demos)}
+    parts |= {"minutes": config.minutes, "data": digest(labelled(config, demos))}
     if arm == "pixels":
         parts["pretrain_minutes"] = config.pretrain_minutes
     return as_json(parts)
@@ -235,7 +259,8 @@ def controllers(
         file, settings = fit_file(config, arm), arm_settings(config, arm, demos)
         if (found := made_with(file, settings)) is None:
             learned = load_encoder(config.run or pretrained(config, demos))
-            controller, fit = trained(arm, learned, Architecture.of(learned).untrained(config.seed), demos, config)
+            untrained = Architecture.of(learned).untrained(config.seed)
+            controller, fit = trained(arm, learned, untrained, labelled(config, demos), config)
             controller.save(file.parent)
             found = {"settings": settings, "fit": fit}
             write_json(file, found)

@@ -10,7 +10,7 @@ the agent, which two pictures of a scene tell; what a place does to it is looked
 --out gets the planner as a controller folder and metrics.jsonl. Its encoder is a run folder, OUT/encoder; what is
 learned is its map, and layers that an encoder has behind it (`control` does) stay as they were.
 A weight of 0 switches a loss term off (--model.weights.painted 0); --plan.cost last, --plan.no-far-goals and
---plan.search.planner cem change the planner; --frozen RUN takes a run's encoder as it is, --no-model.train-encoder a
+--plan.search.planner cem change the planner; --frozen RUN takes a run's encoder as it is, --model.no-train-encoder a
 random one.
 """
 

@@ -14,7 +14,7 @@ from vidssl.robot.arms import Architecture
 from vidssl.robot.controller_files import save_extractor
 from vidssl.robot.evaluate import EpisodeResult
 from vidssl.scripts import bench_pusht
-from vidssl.scripts.bench_pusht import Config, demonstrations, main, numbers, replayed, table
+from vidssl.scripts.bench_pusht import Config, demonstrations, labelled, main, numbers, replayed, table
 
 
 def episodes(count: int = 3, steps: int = 6) -> list[PushTEpisode]:
@@ -63,6 +63,25 @@ def test_numbers_and_table() -> None:
     assert [line.split()[0] for line in lines] == ["arm", "learned", "pixels", "demonstrations", "learned"]
     assert "0.55 [" in lines[1]
     assert lines[-1].startswith("learned - pixels")
+
+
+def test_labelled_demonstrations_are_whole_ones(tmp_path: Path) -> None:
+    demos = demonstrations(episodes(4))
+    config = Config(tmp_path, tmp_path, labelled=2, seed=3)
+    few = labelled(config, demos)
+    starts = torch.unique(few.first)
+    assert len(starts) == 2
+    for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(few.first)], strict=True):
+        where = (demos.action == few.action[start]).all(1).nonzero()[0, 0]
+        assert demos.first[where] == where
+        rows = slice(int(where), int(where) + end - start)
+        assert demos.first[rows].unique().tolist() == [where]
+        np.testing.assert_array_equal(few.frames[start:end], demos.frames[rows])
+        assert torch.equal(few.proprio[start:end], demos.proprio[rows])
+    assert labelled(replace(config, labelled=None), demos) is demos
+    for wrong in (1, 5):
+        with pytest.raises(VidsslError, match="there are 4 demonstrations"):
+            labelled(replace(config, labelled=wrong), demos)
 
 
 def test_replayed_block_that_lies_at_its_goal() -> None:
@@ -125,7 +144,7 @@ def test_a_pretraining_that_is_stopped_goes_on(tmp_path: Path, monkeypatch: pyte
     assert ["--resume" in call for call in calls] == [False, True]
     assert videos == {path: path.stat().st_mtime_ns for path in videos}
     assert bench_pusht.pretraining(config) > 0
-    with pytest.raises(VidsslError, match="steps: was 530, now 3"):
+    with pytest.raises(VidsslError, match="steps: was 2000, now 3"):
         bench_pusht.pretrained(replace(config, pretrain_steps=3), demos)
     cost = json.loads(bench_pusht.cost_file(config).read_text()) | {"finished": False, "minutes": None}
     bench_pusht.cost_file(config).write_text(json.dumps(cost))
