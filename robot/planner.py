@@ -166,7 +166,7 @@ class PlanController:
 
     def _maps(self, pictures: np.ndarray) -> Tensor:
         """The encoder's maps [N,D',h,w] of pictures uint8 [N,H,W,3]."""
-        return self.model.maps(self.extractor.prepare(torch.from_numpy(pictures[:, None])))[:, 0]
+        return self.extractor.maps(pictures[:, None])[:, 0]
 
     def _build_graph(self) -> None:
         config, self._graph = self.config, None

@@ -105,7 +105,7 @@ class Senses:
         """All ticks of an episode uint8 [T,H,W,3] at once; the stream is not touched."""
         maps, energy = None, None
         if self.has_maps:
-            maps = self.extractor.encoder.maps(self._prepared(frames))[0]
+            maps = self.extractor.maps(frames)
         if maps is not None and self.extractor.context is None:
             features = self.extractor.encoder.head(maps)
         else:
@@ -132,16 +132,13 @@ class Senses:
         maps, energy = None, None
         if self.has_maps:
             clip = frame[None] if self._last is None else np.stack([self._last, frame])
-            maps = self.extractor.encoder.maps(self._prepared(clip))[0, -1:].cpu().numpy()
+            maps = self.extractor.maps(clip)[-1:].cpu().numpy()
         if self.energy is not None:
             self._recent.append(self._streams[self._ticks % self._stride].step(frame).cpu())
             energy = self._energies(torch.stack(list(self._recent)))[-1:]
         self._last = frame.copy()
         self._ticks += 1
         return Sensed(_doubles(features), maps, signal_statistics(frame[None]) if self.has_signal else None, energy)
-
-    def _prepared(self, frames: NDArray[np.uint8]) -> Tensor:
-        return self.extractor.prepare(self.extractor._checked(frames, (4, 4), "[T,H,W,3]"))[None]
 
     def _energies(self, features: Tensor) -> Floats:
         """[T] of features [T,D]: the windows that end at each tick, NaN where they do not fit, inf for no number."""

@@ -23,12 +23,12 @@ import numpy as np
 import tyro
 
 from vidssl.errors import VidsslError
+from vidssl.scripts.settings import Flag
 
 if TYPE_CHECKING:
     from vidssl.robot.safety import SafetyMonitor
     from vidssl.robot.safety_trials import Arm, MakeDriver, Scored, Trial
 
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 CHUNK = 50  # usual episodes a process takes at a time
 
 

@@ -17,11 +17,11 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
 from vidssl.errors import VidsslError
+from vidssl.scripts.settings import Flag
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Config:
     """optimiser steps of a clone"""
     seed: int = 0
     """of everything random"""
-    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    overwrite: Flag = False
     """replace an earlier demo in OUT"""
 
 

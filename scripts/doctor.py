@@ -22,6 +22,7 @@ import tyro
 
 from vidssl.errors import VidsslError
 from vidssl.evaluate.doctor import Diagnosis, Setting, diagnose
+from vidssl.scripts.settings import Flag
 
 PANELS = (  # title, metrics of the panel, fixed limits
     ("loss", ("loss",), None),
@@ -37,7 +38,7 @@ class Config:
 
     runs: tyro.conf.Positional[Annotated[list[Path], tyro.conf.arg(metavar="RUN ...", help_behavior_hint="")]]
     """run folders, written by `vidssl pretrain`"""
-    numbers_only: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    numbers_only: Flag = False
     """judge by the logged numbers alone, as if the method and its options were not known"""
 
 

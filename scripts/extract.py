@@ -29,6 +29,7 @@ import tyro
 
 from vidssl.datasets.files import VideoFile, find_videos
 from vidssl.errors import VidsslError
+from vidssl.scripts.settings import Flag
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +53,7 @@ class Config:
     """the .safetensors file to write"""
     stride: int | None = None
     """take every stride-th frame; as in training when not given"""
-    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    overwrite: Flag = False
     """replace --out when it is there"""
     device: Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda}")] = "auto"
     """where the encoder runs"""

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from vidssl.scripts.settings import Flag
+
 if TYPE_CHECKING:
     from vidssl.datasets.pusht import PushTEpisode
 
@@ -35,7 +37,7 @@ class Config:
     """of the video: h264 or av1"""
     episodes: int | None = None
     """only the first so many"""
-    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    overwrite: Flag = False
     """replace the data set in the folder"""
 
 

@@ -24,19 +24,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tyro
 
 from vidssl.errors import VidsslError, unknown_name
+from vidssl.scripts.settings import Flag
 
 from .lag_lines import OPERATORS, Line, Link, controllers, operators
 
 if TYPE_CHECKING:
     from vidssl.robot.evaluate import EpisodeResult
-
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import numpy as np
 import tyro
 
 from vidssl.errors import VidsslError
-from vidssl.scripts.settings import parse_settings
+from vidssl.scripts.settings import Flag, parse_settings
 
 
 @dataclass
@@ -93,7 +93,7 @@ class Config:
     """of everything random"""
     init: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
     """begin with the weights of this run: its encoder's, and with the same method and options all others too"""
-    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    resume: Flag = False
     """go on with the run in --out from its last checkpoint"""
 
 

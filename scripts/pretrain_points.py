@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from vidssl.errors import VidsslError
+from vidssl.scripts.settings import Flag
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,7 +73,7 @@ class Config:
     """probe the trained encoder; writes probe.json into the run folder"""
     seed: int = 0
     """of everything random"""
-    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    resume: Flag = False
     """go on with the run in --out from its last checkpoint; the same views are rendered again"""
 
 

@@ -19,6 +19,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from vidssl.scripts.settings import Flag
+
 
 @dataclass(frozen=True)
 class Config:
@@ -54,7 +56,7 @@ class Config:
     """where to train"""
     seed: int = 0
     """of everything random"""
-    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    resume: Flag = False
     """go on with the run in --out from its last checkpoint; the same views are rendered again"""
 
 

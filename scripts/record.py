@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+from vidssl.scripts.settings import Flag
 
 
 @dataclass(frozen=True)

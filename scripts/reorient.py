@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from vidssl.errors import VidsslError, unknown_name
+from vidssl.scripts.settings import Flag
 
 if TYPE_CHECKING:
     from vidssl.robot.controllers import Controller
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 VERSIONS = ("vidssl", "torch", "gymnasium", "mujoco", "numpy", "scipy", "open3d", "small_gicp")
 ESTIMATING = ("learned", "geometric")
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,7 @@ from typing import Annotated, Any
 import tyro
 
 from vidssl.errors import VidsslError
-
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+from vidssl.scripts.settings import Flag
 
 
 @dataclass(frozen=True)

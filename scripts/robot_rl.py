@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from vidssl.errors import VidsslError
+from vidssl.scripts.settings import Flag
 
 if TYPE_CHECKING:
     from vidssl.features import FeatureExtractor
@@ -52,7 +53,7 @@ class Config:
     """side of the camera image in pixels; the environment's own if left out"""
     untrained: str | None = None
     """name of an encoder to leave untrained, where there is no RUN"""
-    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    overwrite: Flag = False
     """replace the controller in --out"""
 
 

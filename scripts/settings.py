@@ -1,11 +1,15 @@
-"""Settings given as `NAME=VALUE …`, checked against the parameters that they are for."""
+"""What commands share of their settings: switches, and `NAME=VALUE …`, checked against the parameters they are for."""
 
 import ast
 from collections.abc import Iterable, Mapping
 from inspect import Parameter
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from vidssl.errors import VidsslError, unknown_name
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]  # --name, and no --no-name
 
 KINDS: dict[type, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
 

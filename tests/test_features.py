@@ -215,6 +215,19 @@ def test_run_folders_that_cannot_be_loaded(tmp_path: Path) -> None:
         vidssl.load_encoder(run)
 
 
+def test_maps_are_what_features_are_pooled_from() -> None:
+    extractor = random_extractor("small", (32, 32))
+    frames = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
+    maps = extractor.maps(frames)
+    assert maps.shape == (3, 256, 2, 2)
+    torch.testing.assert_close(maps.mean((-2, -1)), extractor(frames))
+    torch.testing.assert_close(extractor.maps(frames[None])[0], maps)
+    assert not maps.requires_grad
+    extractor.encoder = torch.nn.Identity()  # type: ignore[assignment]
+    with pytest.raises(vidssl.VidsslError, match="Identity has no maps"):
+        extractor.maps(frames)
+
+
 def test_a_head_can_be_trained_on_features() -> None:
     enc = random_extractor("small", (64, 64))
     for features in (enc(frames(5, 64, 64)), enc.step(frames(64, 64))):

@@ -91,6 +91,21 @@ class FeatureExtractor:
         return features[0] if single else features
 
     @torch.no_grad()
+    def maps(self, frames: np.ndarray | Tensor) -> Tensor:
+        """Features before their pooling, where in the picture they are: uint8 `[T,H,W,3]` -> float32 `[T',D',h,w]`, or
+        `[B,T,H,W,3]` -> `[B,T',D',h,w]`. Each clip starts afresh; the streaming state is not touched.
+
+        Raises VidsslError for encoders without maps.
+        """
+        clips = self._checked(frames, (4, 5), "[T,H,W,3] or [B,T,H,W,3]")
+        if not hasattr(self.encoder, "maps"):
+            raise VidsslError(f"{type(self.encoder).__name__} has no maps; choose an encoder of `vidssl list`")
+        single = clips.ndim == 4
+        with _in_float32(self.device):
+            maps = self.encoder.maps(self.prepare(clips[None] if single else clips))
+        return maps[0] if single else maps
+
+    @torch.no_grad()
     def per_frame(self, frames: np.ndarray | Tensor) -> Tensor:
         """Features of every frame, those that `step` gives: uint8 `[T,H,W,3]` -> float32 `[T,D]`, or `[B,T,H,W,3]` ->
         `[B,T,D]`. A clip encoder encodes a window a frame for it; the streaming state is not touched.
