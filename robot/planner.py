@@ -127,7 +127,7 @@ class PlanController:
             self._target, self._nearest, self._waited = target, float(left.norm()), 0
             return target
         self._waited += 1
-        if self._waited < PATIENCE or torch.equal(target, self._goal):
+        if self._waited < PATIENCE or self._graph is None or left.norm() < self.config.miss:
             return target
         self._refute(x + (target - x) / left.abs().max().clamp_min(1))
         self._target = self._towards(x)
@@ -211,6 +211,7 @@ class PlanController:
             landmarks = weights.pop("landmarks")
             encoder = {f"encoder.{name}": w for name, w in extractor.encoder.state_dict().items()}
             model.load_state_dict({**weights, **encoder})
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise VidsslError(f"{folder} is damaged ({error!r}); make the controller again") from error
+        except (KeyError, TypeError, RuntimeError, VidsslError) as error:
+            words = f"{folder} is damaged or of another version of vidssl ({error!r}); train it again"
+            raise VidsslError(words) from error
         return cls(extractor, model, landmarks, spaces, config)

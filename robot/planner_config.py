@@ -19,19 +19,24 @@ METRICS = ("actions", "cells")
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of the loss terms; 0 switches one off.
+    """Weights of the loss terms; 0 switches one off. VidsslError below 0, and for a model that sees nothing move.
 
     Attributes:
-        moved: of saying what moves, which is where the agent is.
+        moved: of saying what moves, which is where the agent is; above 0.
         painted: of painting the frame, walls and all.
-        prediction: of foretelling the places that come.
-        inverse: of telling how many actions lie between two places.
+        prediction: of foretelling the places that come, in the first part of the training: the second is that alone.
     """
 
     moved: float = 1.0
     painted: float = 1.0
     prediction: float = 0.3
-    inverse: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.moved > 0 and self.painted >= 0 and self.prediction >= 0):
+            raise VidsslError(
+                f"world model: weights moved {self.moved}, painted {self.painted}, prediction {self.prediction}; "
+                "needed: the first above 0, which all else rests on, the others 0 or more"
+            )
 
 
 @dataclass(frozen=True)
@@ -192,3 +197,8 @@ class PlanConfig:
             raise unknown_name("cost", self.cost, COSTS)
         if self.metric not in METRICS:
             raise unknown_name("metric", self.metric, METRICS)
+        if not (min(self.longest, self.reach) >= 1 and 0 < self.miss <= 1):
+            raise VidsslError(
+                f"plan: longest {self.longest}, reach {self.reach}, miss {self.miss}; "
+                "needed: at least 1 step each, and a miss above 0 and at most 1"
+            )

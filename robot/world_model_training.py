@@ -46,8 +46,8 @@ def untrained(config: WorldModelConfig, frozen: FeatureExtractor | None = None) 
         encoder = extractor.encoder
         if extractor.window is not None or encoder.past or extractor.context is not None:
             raise VidsslError(
-                "a world model reads single frames, and this encoder looks at several; "
-                "choose a frame encoder of colours, such as --encoder control"
+                "a world model reads single frames, and these features are of several; choose a run of a frame encoder "
+                "of colours without a context, or --model.encoder control"
             )
         model = WorldModel(encoder, 2, extractor.image_size, config.size)
     encoder.requires_grad_(config.train_encoder)
@@ -57,7 +57,9 @@ def untrained(config: WorldModelConfig, frozen: FeatureExtractor | None = None) 
 def _new_extractor(config: WorldModelConfig, size: tuple[int, int]) -> FeatureExtractor:
     encoder = build_encoder(config.encoder, size)
     if not isinstance(encoder, FrameEncoder):
-        raise VidsslError(f"encoder {config.encoder!r}: a world model needs a frame encoder, such as --encoder control")
+        raise VidsslError(
+            f"encoder {config.encoder!r}: a world model needs a frame encoder, such as --model.encoder control"
+        )
     facts = {"encoder": {"name": config.encoder, "dim": encoder.dim}, "method": {"name": "world-model"}}
     return FeatureExtractor(encoder, None, size, config={**facts, "training": asdict(config)})
 

@@ -16,7 +16,7 @@ import tyro
 @dataclass(frozen=True)
 class Config:
     controller: tyro.conf.Positional[Path | None] = None
-    """folder of a planner; left out: one with random weights, which takes as long"""
+    """folder of a planner; left out: one with random weights, whose plans take as long, and its graph longer"""
     horizon: int = 20
     """steps a plan looks ahead"""
     samples: int = 256

@@ -12,6 +12,8 @@ architecture, one head, one loss for all clones:
     pixels          encoder and head together from the actions: --minutes, and what the pretraining took
     demonstrations  what people reached: their actions replayed from their first states (no episode of the test)
 
+With --labelled N the clones know the actions of N demonstrations, and the encoder the videos of all.
+
 All minutes are processor time of one core, so that a busy machine treats all arms alike. Evaluation:
 gym_pusht/PushT-v0, 300 steps, its own success (coverage above 0.95), test layouts that no arm and no choice of a
 setting has seen, the same ones for every arm. An episode's score is the best coverage in it. Shares come with Wilson
@@ -149,7 +151,7 @@ def labelled(config: Config, demos: Demonstrations) -> Demonstrations:
     if config.labelled is None:
         return demos
     if not 2 <= config.labelled <= len(starts):
-        raise VidsslError(f"--labelled {config.labelled}: there are {len(starts)} demonstrations, and 2 are needed")
+        raise VidsslError(f"--labelled {config.labelled}: give 2 to {len(starts)}, which there are, or leave it out")
     generator = torch.Generator().manual_seed(config.seed)
     chosen = starts[torch.randperm(len(starts), generator=generator)[: config.labelled]].sort().values
     rows = torch.isin(demos.first, chosen).nonzero()[:, 0]

@@ -74,7 +74,7 @@ def test_wrong_settings(settings: dict, words: list[str]) -> None:
 
 
 class Walled(nn.Module):
-    """States are places, actions displacements; a wall at x = 0 is open where y > 3."""
+    """Actions are displacements; a wall at x = 0 is open where y > 3."""
 
     def forward(self, x: Tensor, action: Tensor, scene: Tensor) -> Tensor:
         after = x + action
@@ -106,7 +106,7 @@ def test_a_way_that_ends_early_costs_what_is_left() -> None:
     assert arrives.all()
 
 
-def test_refuted_states_block_ways() -> None:
+def test_refuted_places_block_ways() -> None:
     refuted = torch.tensor([[3.0, 0.0]])
     assert blocked(walled(), torch.tensor([[[3.2, 0.0], [3.0, 2.0]]]), refuted).tolist() == [[True, False]]
     start, end = torch.tensor([[1.0, 0.0], [1.0, 2.0]]), torch.tensor([[5.0, 0.0], [5.0, 2.0]])
@@ -118,9 +118,9 @@ def test_refuted_states_block_ways() -> None:
 def test_landmarks_lead_around_the_wall() -> None:
     """A 9x9 grid of landmarks: from the left of the wall the next one is up, by the door; beyond it, the goal."""
     axis = torch.arange(-4.0, 5.0)
-    states = torch.cartesian_prod(axis + 0.5, axis)
+    places = torch.cartesian_prod(axis + 0.5, axis)
     goal = torch.tensor([2.5, 0.0])
-    graph = Landmarks(walled(), states, torch.zeros(1), goal, longest=2, reach=3, miss=0.4, refuted=NONE)
+    graph = Landmarks(walled(), places, torch.zeros(1), goal, longest=2, reach=3, miss=0.4, refuted=NONE)
     assert graph.to_go[-1] == 0
     following = graph.next(torch.tensor([-1.5, 0.0]))
     assert following is not None
@@ -131,13 +131,15 @@ def test_landmarks_lead_around_the_wall() -> None:
 
 
 def test_no_landmark_keeps_the_robot_where_it_is() -> None:
-    """It stands at a landmark from which the goal is nearest: the next one is another."""
-    places = torch.tensor([[-6.0, 0.0], [-6.0, 3.5], [6.0, 3.5]])
-    graph = Landmarks(walled(), places, torch.zeros(1), torch.tensor([6.0, 0.0]), 12, 12, miss=0.4, refuted=NONE)
-    here = torch.tensor([-6.1, 3.5])
-    assert graph.next(here).tolist() == [6.0, 3.5]  # type: ignore[union-attr]
-    alone = Landmarks(walled(), places[1:2], torch.zeros(1), torch.tensor([6.0, 0.0]), 1, 1, miss=0.4, refuted=NONE)
-    assert alone.next(here) is None
+    """It stands a little aside of the landmark that the way round the wall begins at, too far from the one after it."""
+    places = torch.tensor([[-4.0, 0.0], [-4.0, 4.0], [4.0, 4.0]])
+    goal, here = torch.tensor([4.0, 0.0]), torch.tensor([-4.3, 0.0])
+    graph = Landmarks(walled(), places, torch.zeros(1), goal, longest=8, reach=4, miss=0.4, refuted=NONE)
+    assert graph.next(here).tolist() == [-4, 4]  # type: ignore[union-attr]
+    stuck = Landmarks(walled(), places[[0, 2]], torch.zeros(1), goal, longest=9, reach=3, miss=0.4, refuted=NONE)
+    assert stuck.next(here) is None  # the only landmark in reach is the one that it stands at
+    stuck._miss = 0.0
+    assert stuck.next(here).tolist() == [-4, 0]  # type: ignore[union-attr]
 
 
 def test_costs_to_go_worked_by_hand() -> None:
@@ -148,5 +150,5 @@ def test_costs_to_go_worked_by_hand() -> None:
 
 
 def test_spread_out_takes_the_farthest() -> None:
-    states = torch.tensor([[0.0], [1.0], [10.0], [4.0]])
-    assert spread_out(states, 3)[:, 0].tolist() == [0, 10, 4]
+    places = torch.tensor([[0.0], [1.0], [10.0], [4.0]])
+    assert spread_out(places, 3)[:, 0].tolist() == [0, 10, 4]

@@ -12,6 +12,7 @@ import pytest
 import torch
 from extractors import random_extractor
 
+from vidssl.encoders import build_encoder
 from vidssl.errors import VidsslError
 from vidssl.robot.controller_files import load_controller
 from vidssl.robot.evaluate import Evaluator
@@ -137,14 +138,16 @@ def test_heat_that_says_what_moved_leaves_nothing_unexplained() -> None:
 
 
 @pytest.mark.parametrize("name", list(asdict(Weights())))
-def test_a_weight_of_0_switches_its_term_off(name: str) -> None:
+def test_weights_of_terms(name: str) -> None:
     torch.manual_seed(0)
     batch = Trajectories(torch.rand(4, 3, 3, 8, 8), torch.tensor([0, 1, 3]), torch.randn(4, 3, 2), 2)
-    nothing, model = Weights(**dict.fromkeys(asdict(Weights()), 0.0)), pixel_model()
+    model = pixel_model()
     model.paint.bias.data.fill_(0.1)  # no longer exact
-    assert float(world_model_loss(model, batch, nothing)[0].detach()) == 0
-    total, terms = world_model_loss(model, batch, replace(nothing, **{name: 2.0}))
-    assert float(total.detach()) == pytest.approx(2 * terms[name])
+    weights = Weights(moved=1e-9, painted=0, prediction=0)
+    rest = float(world_model_loss(model, batch, weights)[0].detach())
+    total, terms = world_model_loss(model, batch, replace(weights, **{name: 2.0}))
+    assert rest == pytest.approx(terms["inverse"], rel=1e-4)  # which has no weight
+    assert float(total.detach()) == pytest.approx(rest + 2 * terms[name], rel=1e-4)
     assert terms[name] > 0
 
 
@@ -185,7 +188,7 @@ def test_what_moved_teaches_where_the_agent_is() -> None:
     optimiser = torch.optim.Adam(model.parameters(), 0.05)
     batch = random_walks(np.random.default_rng(0), random_extractor("control", (32, 32)), 12, 2, 4, 2, size=32)
     for _ in range(400):
-        loss, _ = world_model_loss(model, batch, Weights(1, 0, 0, 0))
+        loss, _ = world_model_loss(model, batch, Weights(1, 0, 0))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -211,7 +214,10 @@ def test_training_is_repeatable_and_weights_change(planner: PlanController) -> N
     before = model.heat.weight.clone()
     train_jointly(extractor, model, TINY)
     assert not torch.equal(model.heat.weight, before)
+    joint = copy.deepcopy(model.state_dict())
     refine(extractor, model, TINY)
+    changed = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, joint[name])}
+    assert changed == {"around", "predictor"}
     for name, value in model.state_dict().items():
         assert torch.equal(value, planner.model.state_dict()[name]), name
 
@@ -252,12 +258,38 @@ def test_settings_out_of_range(change: dict[str, Any], words: str) -> None:
 
 
 def test_sizes_and_searches_out_of_range() -> None:
+    for low in ({"moved": 0.0}, {"painted": -1.0}):
+        with pytest.raises(VidsslError, match=rf"{next(iter(low))} {next(iter(low.values()))}"):
+            Weights(**low)
+    for far in ({"miss": 0.0}, {"miss": 2.0}, {"reach": 0}, {"longest": 0}):
+        wrong_plan: dict[str, Any] = far
+        with pytest.raises(VidsslError, match=rf"{next(iter(far))} {next(iter(far.values()))}"):
+            PlanConfig(**wrong_plan)
     with pytest.raises(VidsslError, match="scene 0, hidden 128"):
         ModelSize(scene=0)
     for wrong in ({"persistence": 2.0}, {"temperature": 0.0}, {"spread": 0.0}):
         options: dict[str, Any] = wrong
         with pytest.raises(VidsslError, match=rf"{next(iter(wrong))} {next(iter(wrong.values()))}"):
             Search(**options)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "size", "up"), [("control", (64, 96), 4), ("resnet18", (64, 64), 16), ("fine-grey", (32, 32), 2)]
+)
+def test_a_cell_is_two_pixels_on_any_map(encoder: str, size: tuple[int, int], up: int) -> None:
+    model = WorldModel(build_encoder(encoder, size), 2, size, ModelSize(scene=2, hidden=4))  # type: ignore[arg-type]
+    maps = model.maps(torch.rand(1, 2, 3, *size))
+    assert model.up == up
+    assert model.scene(maps).shape == (1, 2, 2, size[0] // 2, size[1] // 2)
+    assert model.warmth(maps).shape == (1, 2, size[0] // 2, size[1] // 2)
+    far = torch.tensor([[size[1] / 4 - 0.5, 0.5 - size[0] / 4]])  # the last column, the first row
+    torch.testing.assert_close(looked_up(model.scene(maps)[0, 0], far)[0], model.scene(maps)[0, 0, :, 0, -1])
+
+
+def test_pictures_that_cells_do_not_cover_are_refused() -> None:
+    for size in ((84, 84), (64, 68)):
+        with pytest.raises(VidsslError, match=f"pictures of {size[0]}x{size[1]} pixels"):
+            WorldModel(build_encoder("control", size), 2, size)  # type: ignore[arg-type]
 
 
 def test_encoders_of_several_frames_are_refused() -> None:
@@ -291,7 +323,8 @@ def test_ablations_act(planner: PlanController, config: PlanConfig) -> None:
     env = gymnasium.make(ID, disable_env_checker=True)
     other = PlanController(planner.extractor, planner.model, planner.landmarks, planner.spaces, config).fit_to(env)
     seen, _ = env.reset(seed=0)
-    assert np.abs(other(seen)).max() <= 1
+    assert not np.array_equal(other(seen), planner.fit_to(env)(seen))
+    assert (other._graph is None) != config.far_goals
 
 
 def test_the_cost_sums_distances_or_takes_the_last(planner: PlanController) -> None:
@@ -359,6 +392,13 @@ def test_wrong_environments_and_settings(planner: PlanController, tmp_path: Path
         with pytest.raises(VidsslError, match=next(iter(wrong.values()))):
             PlanConfig(**options)
     planner.save(tmp_path / "p")
+    content = (tmp_path / "p" / "controller.json").read_text()
+    for now, before in (('"scene": 4', '"state": 4'), ('"actions"', '"embedding"')):
+        assert now in content
+        (tmp_path / "p" / "controller.json").write_text(content.replace(now, before, 1))
+        with pytest.raises(VidsslError, match="p is damaged or of another version"):
+            PlanController.load(tmp_path / "p")
+    (tmp_path / "p" / "controller.json").write_text(content)
     (tmp_path / "p" / "world_model.safetensors").unlink()
     with pytest.raises(VidsslError, match="missing or damaged"):
         PlanController.load(tmp_path / "p")

@@ -80,7 +80,7 @@ def test_labelled_demonstrations_are_whole_ones(tmp_path: Path) -> None:
         assert torch.equal(few.proprio[start:end], demos.proprio[rows])
     assert labelled(replace(config, labelled=None), demos) is demos
     for wrong in (1, 5):
-        with pytest.raises(VidsslError, match="there are 4 demonstrations"):
+        with pytest.raises(VidsslError, match="give 2 to 4"):
             labelled(replace(config, labelled=wrong), demos)
 
 

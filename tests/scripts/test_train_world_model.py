@@ -39,7 +39,7 @@ QUICK = [
 
 def test_train_and_bench(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "p"
-    train_world_model.main(["--out", str(out), *QUICK, "--model.weights.inverse", "0", "--plan.cost", "last"])
+    train_world_model.main(["--out", str(out), *QUICK, "--model.weights.painted", "0", "--plan.cost", "last"])
     planner = PlanController.load(out)
     assert planner.config.cost == "last"
     assert planner.extractor.image_size == (32, 32)
@@ -50,4 +50,5 @@ def test_train_and_bench(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     other = tmp_path / "frozen"
     train_world_model.main(["--out", str(other), *QUICK, "--frozen", str(out / "encoder")])
     bench_planning.main([str(out), "--rounds", "1", "--samples", "8", "--horizon", "2", "--threads", "1"])
-    assert "plan, mppi, 1 threads" in capsys.readouterr().out
+    bench_planning.main(["--rounds", "1", "--samples", "40", "--horizon", "2", "--threads", "1"])
+    assert capsys.readouterr().out.count("plan, mppi, 1 threads") == 2
