@@ -189,7 +189,7 @@ class PlanConfig:
     far_goals: bool = True
     longest: int = 4
     reach: int = 8
-    miss: float = 0.5
+    miss: float = 0.3
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -181,8 +181,9 @@ def world_model_loss(model: WorldModel, batch: Trajectories, weights: Weights) -
     maps = model.maps(batch.frames)
     warmth = model.warmth(maps)
     x = centroid(warmth.detach())  # [B,K,2]: what moves says where, and nothing else does
-    # The scene is read where another trajectory of it ends, so that it can't tell where this one begins, or goes.
-    scene = model.scene(maps[:, -1].unflatten(0, (-1, batch.per_scene)).roll(1, 1).flatten(0, 1))
+    # The scene is read where the trajectory ends. That it shows where is a help that refining does without: read off
+    # another trajectory, the map came to hold the walls less well.
+    scene = model.scene(maps[:, -1])
     predicted = model.rollout(x[:, :1], batch.actions[:, None], scene)[:, 0, batch.times[1:] - 1]
     done = F.pad(batch.actions.cumsum(1), (0, 0, 1, 0))[:, batch.times]  # sums of the actions so far, [B,K,A]
     early, late = torch.triu_indices(len(batch.times), len(batch.times), 1)
