@@ -58,21 +58,8 @@ ENV = "gym_pusht/PushT-v0"
 ARMS = ("random", "random-encoder", "pixels", "learned")
 # Views none: a crop or flip would make the same features of a block that lies elsewhere.
 PRETRAIN = (
-    *(
-        "--method",
-        "motion",
-        "--encoder",
-        "control",
-        "--views",
-        "none",
-        "--size",
-        "64",
-        "--frames",
-        "11",
-        "--stride",
-        "2",
-    ),
-    *("--lr", "3e-3", "--doctor", "off", "--options", "ahead=8", "grids=(8,)"),
+    *("--method", "motion", "--options", "ahead=8", "grids=(8,)", "--encoder", "control", "--views", "none"),
+    *("--size", "64", "--frames", "11", "--stride", "2", "--lr", "3e-3", "--doctor", "off"),
 )
 
 
