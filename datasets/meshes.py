@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vidssl.errors import VidsslError, unknown_name
+from vidssl.errors import VidsslError
+from vidssl.splits import check_split
 
 from .files import natural_key, walk_files
 from .mesh_files import MALFORMED, Soup, TooLarge, read_obj, read_off, read_ply, read_stl
@@ -89,8 +90,7 @@ class MeshSet:
         Raises:
             VidsslError: there is no such split, or it is empty.
         """
-        if which not in ("train", "test"):
-            raise unknown_name("split", which, ["train", "test"])
+        check_split(which)
         chosen = [mesh for mesh, side in zip(self.meshes, self.sides(seed, test_share), strict=True) if side == which]
         if not chosen:
             raise VidsslError(

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vidssl.core.random import mix, uniform
 from vidssl.errors import VidsslError
+from vidssl.splits import check_split
 
 from .clips import ClipVideo
 from .generated import claim
@@ -28,7 +29,6 @@ DIGIT = 28  # side of a digit, pixels
 FRAMES, SIZE = 20, 64  # 10 to see and 10 to predict
 STEP = 3.6  # pixels a frame: a tenth of the way a digit has to go at S = 64
 TEST_EVERY = 5  # digits 0, 5, 10, … are those of the test split, all others those of the training split
-SPLITS = ("train", "test")
 STREAM = 5  # sets these draws apart from other uses of a sample's key
 
 Images = NDArray[np.uint8]
@@ -45,8 +45,7 @@ def read_digits(source: str | Path | None, split: str = "train") -> Images:
     Raises:
         VidsslError: no such file, or something else in it.
     """
-    if split not in SPLITS:
-        raise VidsslError(f"unknown split {split!r}; the splits are: {', '.join(SPLITS)}")
+    check_split(split)
     digits = drawn_digits() if source is None else _read(Path(source))
     test = np.arange(len(digits)) % TEST_EVERY == 0
     return digits[test if split == "test" else ~test]

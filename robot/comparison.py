@@ -2,12 +2,12 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vidssl import machine
 from vidssl.errors import VidsslError
 
 from .controller_files import load_controller
@@ -102,13 +102,7 @@ def tabulate(outcomes: Mapping[str, Sequence[EpisodeResult]], references: Sequen
 
 def versions() -> dict[str, str]:
     """Versions of the packages that outcomes depend on, of those that are installed."""
-    found = {}
-    for name in (*PACKAGES, *BENCHMARKS):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return machine.versions((*PACKAGES, *BENCHMARKS))
 
 
 def print_table(results: Mapping[str, Any], about: str = "") -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from vidssl.errors import VidsslError, unknown_name
 from vidssl.rendering import load_triton_first
+from vidssl.splits import SPLITS, check_split
 
 from .benchmarks import OTHER, benchmark_of, import_benchmark
 from .depth_pictures import DepthPictures, has_depth
@@ -21,7 +22,6 @@ from .third_party import SIZE, PixelAdapter, ResizedImage, shows_scene
 
 IMAGE = "image"
 PROPRIO = "proprio"
-SPLITS = ("train", "test")
 
 
 def find_image(space: gym.Space[Any]) -> gym.spaces.Box:
@@ -60,8 +60,7 @@ def episode_seed(seed: int, index: int, split: str) -> int:
 
     Raises VidsslError for an unknown split, or an index beyond 99,999 (the next seed's range).
     """
-    if split not in SPLITS:
-        raise unknown_name("split", split, SPLITS)
+    check_split(split)
     if not 0 <= index < 100_000 or not 0 <= seed < 10_000:
         raise VidsslError(f"seed must be in 0..9999 and episodes below 100000, got seed {seed}, episode {index}")
     return 2 * (seed * 100_000 + index) + SPLITS.index(split)
@@ -84,8 +83,7 @@ def make_env(
     Raises VidsslError for an unknown id, an environment whose packages are not installed, one that shows no image or
     takes other actions than a bounded Box [A], a size below 16, and a missing GL library.
     """
-    if split not in SPLITS:
-        raise unknown_name("split", split, SPLITS)
+    check_split(split)
     if size is not None and size < 16:
         raise VidsslError(f"size: got {size}; the side of the camera image is at least 16 pixels")
     load_triton_first()  # environments of others bring renderers of their own

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from rich.progress import track
 
 from vidssl.errors import VidsslError, unknown_name
+from vidssl.machine import versions
 
 from .controllers import Controller, ExpertController, RandomController
 from .episodes import Episode, Recording, open_recording, start_recording, write_episode
@@ -144,5 +144,5 @@ def _facts(env: gym.Env[Any, Any]) -> dict[str, Any]:
         "action_high": box.high.tolist(),
         "fps": float(env.metadata.get("render_fps", 10)),
         "image_size": list(find_image(env.observation_space).shape[:2]),
-        "versions": {name: metadata.version(name) for name in names},
+        "versions": versions(names),
     }

@@ -19,10 +19,10 @@ from vidssl.datasets.mesh_views import MeshRenderer, PinholeCamera
 from vidssl.datasets.meshes import Mesh, load_meshes
 from vidssl.datasets.symmetry import Symmetry, symmetries
 from vidssl.errors import VidsslError, unknown_name
+from vidssl.splits import check_split
 
 from .wrist import DISTANCE, Floats, Wrist
 
-SPLITS = ("train", "test")
 RATE = 10  # control steps a second
 TOP_SPEED = 1.5  # of the wrist, rad/s
 CLOSE = np.deg2rad(5.0)  # to the goal, counts as there
@@ -89,8 +89,7 @@ class ReorientEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
 
         Raises VidsslError for values outside these, and a split without objects.
         """
-        if split not in SPLITS:
-            raise unknown_name("split", split, SPLITS)
+        check_split(split)
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise unknown_name("render mode", str(render_mode), self.metadata["render_modes"])
         if len(degrees) != 2 or not 0 <= degrees[0] <= degrees[1] <= 180:

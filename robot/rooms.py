@@ -16,12 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vidssl.errors import unknown_name
+from vidssl.splits import check_split
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-SPLITS = ("train", "test")
 BORDER = 4 / 64  # thickness of the outer walls
 WALL = 3 / 64  # thickness of the wall between the rooms
 DOOR = 9 / 64  # width of the door
@@ -53,8 +52,7 @@ def split_cells(split: str) -> Ints:
 
     Raises VidsslError for an unknown split.
     """
-    if split not in SPLITS:
-        raise unknown_name("split", split, SPLITS)
+    check_split(split)
     wall, door = np.divmod(np.arange(len(WALL_CELLS) * len(DOOR_CELLS)), len(DOOR_CELLS))
     test = (wall + 2 * door) % 5 == 0
     return np.flatnonzero(test if split == "test" else ~test)

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 
 from vidssl.errors import VidsslError, unknown_name
+from vidssl.splits import check_split
 
 from .looks import DAYLIGHT, Weather
 from .rover_sensors import Sensors
 from .rover_worlds import DIFFICULTIES, MOST_SAND, STEEPEST, World
-from .terrain import SPLITS
 
 RENDER_MODES = ["rgb_array"]
 WORST = 10.0  # strength of sensor noise that can be asked for
@@ -61,8 +61,7 @@ def check_view(
     split: str, size: int, max_steps: int | None, render_mode: str | None, render_size: tuple[int, int]
 ) -> None:
     """Raises VidsslError for unknown names, and sizes and numbers out of range."""
-    if split not in SPLITS:
-        raise unknown_name("split", split, SPLITS)
+    check_split(split)
     if not isinstance(size, int) or not 16 <= size <= 512:
         raise VidsslError(f"size: got {size!r}; the side of the camera image is a whole number from 16 to 512 pixels")
     if max_steps is not None and max_steps < 1:

@@ -10,12 +10,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from vidssl.splits import SPLITS
+
 from .rover_rocks import ROCKS, rock_bank
 from .rover_worlds import DIFFICULTIES, HILL_TOP, TOP, World
 
 Floats = NDArray[np.float64]
 
-SPLITS = ("train", "test")
 HALF = 9.0  # half the side of the arena, m
 NODES = 41  # height grid nodes a side: cells of 0.45 m
 PLAN_CELL = 0.25  # side of a planning cell, m

@@ -11,12 +11,12 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from vidssl.errors import VidsslError, unknown_name
+from vidssl.splits import check_split
 
 from .rooms import (
     DOOR,
     GOAL_COLOUR,
     RADIUS,
-    SPLITS,
     STEP,
     WALL,
     Floats,
@@ -104,8 +104,7 @@ class TwoRoomsEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
             max_steps: steps until time-out.
             render_mode: None or "rgb_array".
         """
-        if split not in SPLITS:
-            raise unknown_name("split", split, SPLITS)
+        check_split(split)
         if max_steps < 1:
             raise VidsslError(f"max_steps: got {max_steps!r}; at least 1")
         if render_mode not in (None, *self.metadata["render_modes"]):

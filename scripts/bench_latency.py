@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,13 +32,14 @@ from vidssl.encoders.context import build_context
 from vidssl.errors import VidsslError, unknown_name
 from vidssl.exported import ExportedExtractor
 from vidssl.features import FeatureExtractor, load_encoder
+from vidssl.machine import versions
 from vidssl.streaming import StreamingModule
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CONTEXT_DIM = 256
-PACKAGES = ("vidssl", "torch", "numpy", "onnxruntime")
+PACKAGES = ("vidssl", "torch", "numpy", "onnxruntime", "onnxruntime-gpu")
 
 
 @dataclass
@@ -182,15 +182,9 @@ def save(rows: Sequence[Row], config: Config, title: str, out: Path) -> None:
         milliseconds = {"p50_ms": row.percentile(50), "p99_ms": row.percentile(99)}
         table.append({"encoder": row.encoder, "form": row.form, **milliseconds, **ratios})
     settings = {name: getattr(config, name) for name in ("frames", "rounds", "threads")}
-    facts = {"title": title, "compared_with": config.forms[0], "settings": settings, "versions": versions()}
+    facts = {"title": title, "compared_with": config.forms[0], "settings": settings, "versions": versions(PACKAGES)}
     write_json(out / "latency.json", {"format": 1, **facts, "rows": table})
     plot_latency(table, out / "latency.png", title)
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that run the forms, of those that are installed."""
-    installed = metadata.packages_distributions()
-    return {name: metadata.version(installed[name][0]) for name in PACKAGES if name in installed}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -14,7 +14,6 @@ another run goes on from. For choosing settings there is --develop: other traini
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +22,7 @@ import numpy as np
 import tyro
 
 from vidssl.errors import VidsslError
+from vidssl.machine import versions
 from vidssl.scripts.settings import Flag
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def run(config: Config) -> dict[str, Any]:
     results = _judge(config, arms, scored, odd, fps)
     results["promise"] = {name: threshold for name, (_, threshold) in arms.items()}
     results["config"] = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()}
-    results["versions"] = {name: metadata.version(name) for name in ("vidssl", "torch", "gymnasium", "mujoco", "numpy")}
+    results["versions"] = versions(("vidssl", "torch", "gymnasium", "mujoco", "numpy"))
     write_json(config.out / "results.json", results)
     print_tables(results)
     plot(arms["monitor"][0], scored, odd, fps, config.out / "safety.png")

@@ -7,12 +7,11 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidssl.errors import VidsslError
-from vidssl.machine import cores
+from vidssl.machine import cores, versions
 from vidssl.scripts.compare_jobs import Job
 from vidssl.scripts.compare_plan import Planned, plan_row
 from vidssl.scripts.compare_rows import RowSpec
@@ -161,7 +160,7 @@ class Comparison:
             "rows": as_json(entries, self.targets),
             "settings": json.loads((self.config.out / "settings.json").read_text()),
             "machine": machine(self.probing.device),
-            "versions": {name: _version(name) for name in VERSIONS} | {"python": platform.python_version()},
+            "versions": versions(VERSIONS) | {"python": platform.python_version()},
             "complete": complete,
         }
         write_json(self.config.out / "comparison.json", report)
@@ -245,10 +244,3 @@ def machine(device: str) -> dict[str, Any]:
 
         found["gpu"] = torch.cuda.get_device_name()
     return found
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None

@@ -21,13 +21,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from vidssl.errors import VidsslError, unknown_name
+from vidssl.machine import versions
 from vidssl.scripts.settings import Flag
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def _results(config: Config, env: "ReorientEnv", episodes: "dict[str, list[Reori
         "split": "test",
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items() if k != "out"},
         "objects": len(env.meshes),
-        "versions": {name: metadata.version(name) for name in VERSIONS},
+        "versions": versions(VERSIONS),
         "arms": {arm: _summary(rows) for arm, rows in episodes.items()},
         "paired": {},
     }

@@ -3,7 +3,6 @@
 import re
 import shutil
 from dataclasses import dataclass
-from importlib import metadata
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vidssl.checkpoint import read_metrics
 from vidssl.errors import VidsslError
 from vidssl.features import FeatureExtractor, load_encoder
+from vidssl.machine import versions
 from vidssl.robot.arms import ARMS, CLONED, Architecture, check_arms
 from vidssl.robot.cloning import CloningConfig
 from vidssl.robot.comparison import CEILING, FLOOR, why_no_expert
@@ -156,7 +156,7 @@ def _own_demonstrations(config: "Config", image_size: tuple[int, int]) -> Record
     if config.overwrite and (folder / "recording.json").is_file():
         was = read_meta(folder)
         now = {"env": config.env, "seed": config.seed, "noise": config.demo_noise, "image_size": list(image_size)}
-        now["versions"] = {name: metadata.version(name) for name in was.get("versions", ())}
+        now["versions"] = versions(was.get("versions", ()))
         other = any(was.get(key) != value for key, value in now.items())
     return record(
         config.env,

@@ -35,21 +35,50 @@ def commands() -> Iterator[str]:
         yield from (text for text in inline if " " in text and not re.search(r"\b[A-Z]{3,}\b|…", text))
 
 
-@pytest.mark.parametrize("line", sorted(set(commands())))
-def test_a_command_parses(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def benchmarks() -> Iterator[tuple[str, str]]:
+    """Module and arguments of every `python -m vidssl.scripts.…`."""
+    for page in PLACES:
+        text = " ".join((ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ").split())
+        yield from re.findall(r"`[^`]*?python -m (vidssl\.scripts\.\w+)([^`]*)`", text)
+
+
+@pytest.fixture
+def only_parse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes a command raise `Parsed` where it would begin its work."""
     parse = tyro.cli
 
-    def only_parse(*given: Any, **options: Any) -> None:
+    def stop(*given: Any, **options: Any) -> None:
         parse(*given, **options)
         raise Parsed
 
-    monkeypatch.setattr(tyro, "cli", only_parse)
+    monkeypatch.setattr(tyro, "cli", stop)
+
+
+@pytest.mark.usefixtures("only_parse")
+@pytest.mark.parametrize("line", sorted(set(commands())))
+def test_a_command_parses(line: str) -> None:
     with pytest.raises(Parsed):
         main(shlex.split(line, comments=True))
 
 
+@pytest.mark.usefixtures("only_parse")
+@pytest.mark.parametrize(("module", "arguments"), sorted(set(benchmarks())))
+def test_a_benchmark_parses(module: str, arguments: str) -> None:
+    with pytest.raises(Parsed):
+        importlib.import_module(module).main(shlex.split(arguments))
+
+
 def test_there_are_commands_to_check() -> None:
     assert len(set(commands())) > 25
+    assert len(set(benchmarks())) > 10
+
+
+@pytest.mark.parametrize("module", sorted(path.stem for path in (ROOT / "scripts").glob("bench_*.py")))
+def test_every_benchmark_says_how_it_is_used(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        importlib.import_module(f"vidssl.scripts.{module}").main(["--help"])
+    assert stopped.value.code == 0
+    assert "usage: " in capsys.readouterr().out
 
 
 def imported() -> Iterator[tuple[str, str]]:
