@@ -45,8 +45,7 @@ def plan_row(spec: RowSpec, config: "Config") -> Planned:
     """
     from vidssl.encoders import build_encoder
     from vidssl.methods import find_method
-    from vidssl.scripts.pretrain import default_encoder, method_options
-    from vidssl.views import Views
+    from vidssl.scripts.pretrain import choose_views, default_encoder, method_options
 
     method_class = find_method(spec.method)
     options = method_options(method_class, spec.method, list(spec.options))
@@ -55,8 +54,8 @@ def plan_row(spec: RowSpec, config: "Config") -> Planned:
     encoder = build_encoder(name, size)
     parameters = sum(p.numel() for p in encoder.parameters())
     try:  # a method from elsewhere may raise anything; the others shall not suffer from it
-        views = method_class.default_views(size)
-        method = method_class(encoder, Views.none(size) if spec.training.get("views") == "none" else views, **options)
+        views = choose_views(method_class, spec.method, size, spec.training.get("views", "published"))
+        method = method_class(encoder, views, **options)
         seen_by_context = method.output == "context"
         architecture = {
             "encoder": {"name": name},

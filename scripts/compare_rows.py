@@ -21,7 +21,7 @@ from typing import Any
 from vidssl.errors import VidsslError, unknown_name
 
 FORM = "write METHOD[@LABEL][,SETTING=VALUE …], e.g. simclr@cold,temperature=0.05"
-PRECISIONS, VIEWS = ("32", "bf16"), ("published", "none")
+PRECISIONS, VIEWS = ("32", "bf16"), ("published", "aligned", "none")
 # Settings of training that a row may have for itself. No method may have an option of such a name.
 TRAINING: dict[str, Callable[[str], Any]] = {
     "accumulate": int,

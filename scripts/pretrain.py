@@ -17,13 +17,16 @@ import inspect
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import tyro
 
 from vidssl.errors import VidsslError
 from vidssl.scripts.settings import Flag, parse_settings
+
+if TYPE_CHECKING:
+    from vidssl.views import Views
 
 
 @dataclass
@@ -40,8 +43,9 @@ class Config:
     """network: a name (an unknown one lists them all); the method's own choice when not given"""
     options: Annotated[list[str], tyro.conf.arg(metavar="NAME=VALUE ...")] = field(default_factory=list)
     """settings of the method, e.g. --options negatives=same-video steps=5 (an unknown one lists them all)"""
-    views: Literal["published", "none"] = "published"
-    """augmentation of the clips: the method's own, or none, which keeps position and side (for control)"""
+    views: Literal["published", "aligned", "none"] = "published"
+    """augmentation of the clips: the method's own; the same with one crop and flip for all views of a clip, which then
+    differ in time and colour; or none, which keeps position and side (for control)"""
     size: int = 64
     """frames are scaled to size x size pixels"""
     frames: int = 10
@@ -114,7 +118,6 @@ def run(config: Config) -> int:
     from vidssl.methods import find_method
     from vidssl.scripts.initial_weights import load_encoder_weights, load_method_weights
     from vidssl.train import Budget, TrainConfig, fit, make_fabric
-    from vidssl.views import Views
 
     size = (config.size, config.size)
     minutes = 10.0 if config.steps is config.epochs is config.minutes is None else config.minutes
@@ -143,11 +146,10 @@ def run(config: Config) -> int:
     if fabric.world_size > 1 and not packed:  # a file that fails in mid-training would leave ranks uneven
         raise VidsslError(f"{fabric.world_size} processes train from a packed cache: give --cache FOLDER")
     torch.manual_seed(config.seed)
-    views = method_class.default_views(size) if config.views == "published" else Views.none(size)
     encoder_name = config.encoder or default_encoder(method_class)
     encoder = build_encoder(encoder_name, size)
     init = None if config.init is None else load_encoder_weights(config.init, encoder_name, encoder)
-    method = method_class(encoder, views, **options)
+    method = method_class(encoder, choose_views(method_class, config.method, size, config.views), **options)
     if init is not None and config.init is not None:
         all_of_it = load_method_weights(config.init, {"name": config.method, "options": options}, method)
         init["weights"] = "all" if all_of_it else "encoder"
@@ -189,6 +191,24 @@ def run(config: Config) -> int:
 def default_encoder(method: Any) -> str:
     """The network a method takes when none is named; a class from elsewhere that does not say gets small-motion."""
     return getattr(method, "default_encoder", "small-motion")
+
+
+def choose_views(method: Any, name: str, size: tuple[int, int], how: str) -> "Views":
+    """The augmentation of a method: "published", its own; "aligned"; or "none", see `Config.views`.
+
+    Raises:
+        VidsslError: there is nothing to align, as the method's own views neither crop nor flip.
+    """
+    from dataclasses import replace
+
+    from vidssl.views import Views
+
+    views = Views.none(size) if how == "none" else method.default_views(size)
+    if how != "aligned":
+        return views
+    if views.crop == (1, 1) and not views.flip:
+        raise VidsslError(f"--views aligned: those of {name} neither crop nor flip; take published or none")
+    return replace(views, aligned=True)
 
 
 def warn_of_mirrors(encoder: str, flip: float) -> None:

@@ -147,6 +147,8 @@ def raw_pixels(images: Any) -> Any:
 
     from vidssl.rotation.views2d import LUMA
 
-    grey = torch.from_numpy(images).float() @ torch.tensor(LUMA)
-    small = F.interpolate(grey, (PIXELS, PIXELS), mode="area")
-    return small.flatten(2)
+    parts = []
+    for some in torch.from_numpy(images).split(256):
+        grey = some.float() @ torch.tensor(LUMA)
+        parts.append(F.interpolate(grey, (PIXELS, PIXELS), mode="area").flatten(2))
+    return torch.cat(parts)

@@ -1,7 +1,7 @@
 """Views: linear algebra against torchvision, determinism by key, exact identities."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -50,6 +50,16 @@ def test_a_sample_depends_on_its_key_alone() -> None:
         torch.testing.assert_close(part, whole[rows], rtol=0, atol=1e-6)
     assert torch.equal(ALL(batch, keys(8)), whole)
     assert not torch.equal(ALL(batch, keys(8), stream=1), whole)
+
+
+def test_aligned_views_share_crop_and_flip_and_nothing_else() -> None:
+    moved = Views((20, 24), crop=(0.2, 1), flip=0.5, aligned=True)
+    batch = clips(8)
+    assert torch.equal(moved(batch, keys(8), stream=1), moved(batch, keys(8)))
+    assert torch.equal(moved(batch, keys(8)), replace(moved, aligned=False)(batch, keys(8)))
+    colours = replace(ALL, aligned=True)
+    first, second = colours(batch, keys(8)), colours(batch, keys(8), stream=1)
+    assert not torch.equal(first, second)
 
 
 def test_frames_agree_and_samples_differ() -> None:
@@ -229,7 +239,8 @@ def test_autocast_leaves_the_accuracy_alone() -> None:
 
 
 def test_json_and_back() -> None:
-    assert Views(**json.loads(json.dumps(asdict(ALL)))) == ALL
+    for views in (ALL, replace(ALL, aligned=True)):
+        assert Views(**json.loads(json.dumps(asdict(views)))) == views
 
 
 @pytest.mark.parametrize(
@@ -243,6 +254,7 @@ def test_json_and_back() -> None:
         ({"flip": 1.5}, r"flip must be a number in \[0, 1\]"),
         ({"hue": 0.7}, "hue must be"),
         ({"brightness": float("nan")}, "brightness must be"),
+        ({"aligned": 0.5}, "aligned must be True or False"),
     ],
 )
 def test_bad_settings(change: dict, message: str) -> None:

@@ -63,6 +63,8 @@ class Views:
         grey: probability of luma alone.
         blur: probability of a Gaussian blur.
         sigma: its least and greatest standard deviation, in pixels of the output.
+        aligned: all views of a clip share its crop and flip, and differ in colour and blur alone. Then a thing is where
+            it was in every view, and moves the same way.
 
     Raises:
         VidsslError: a setting out of its range.
@@ -80,6 +82,7 @@ class Views:
     grey: float = 0.0
     blur: float = 0.0
     sigma: tuple[float, float] = (0.1, 2.0)
+    aligned: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -115,7 +118,10 @@ class Views:
             )
         if self._coloured and clips.shape[2] != 3:
             raise VidsslError(f"clips: colour settings need 3 channels, got {clips.shape[2]}; set them to 0")
-        draws = uniform(keys.to(clips.device), COUNT, mix_ints(_STREAM, stream)).unbind(1)
+        keys = keys.to(clips.device)
+        draws = uniform(keys, COUNT, mix_ints(_STREAM, stream)).unbind(1)
+        if self.aligned and stream:
+            draws = (*uniform(keys, COUNT, mix_ints(_STREAM, 0)).unbind(1)[:JITTER], *draws[JITTER:])
         with torch.autocast(clips.device.type, enabled=False):
             x = self._resample(clips, draws) if self._moved(clips) else plain(clips)
             return self._recolour(x, draws) if self._coloured else x
@@ -241,6 +247,10 @@ def _check_clips(clips: Tensor) -> None:
 
 
 def _check_setting(name: str, value: float | tuple[float, ...]) -> None:
+    if name == "aligned":
+        if not isinstance(value, bool):
+            raise VidsslError(f"views: aligned must be True or False, got {value!r}")
+        return
     low, high = _RANGES[name]
     values = value if isinstance(value, tuple) else (value,)
     right_count = len(values) == (2 if name in _PAIRS else 1)

@@ -202,6 +202,13 @@ def test_mirrored_views_are_told_of_where_sides_matter(
     assert "mirror" not in capsys.readouterr().err
 
 
+def test_aligned_views(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pretrain(videos, tmp_path / "run", "--method", "simclr", "--views", "aligned", "--steps", "1") == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["method"]["views"]["aligned"] is True
+    assert pretrain(videos, tmp_path / "none", "--method", "equivariant", "--views", "aligned", "--steps", "1") == 2
+    assert "--views aligned: those of equivariant neither crop nor flip" in capsys.readouterr().err
+
+
 def test_an_encoder_from_elsewhere_is_trained_and_loaded_again(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

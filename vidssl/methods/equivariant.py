@@ -3,12 +3,13 @@ and LeCun 2023, "Self-supervised learning of Split Invariant Equivariant represe
 
     first frame ──view 0──> encoder ──> h ┬─ expander ─> z_0 ┐ invariance: alike                     ┐ VICReg's variance
     last frame  ──view 1──> encoder ──> h ┼─ expander ─> z_1 ┘                                       │ and covariance on
-                                          └─ expander ─> e_0 ──action of R──> ê_1 ┐ equivariance:    │ z and e keep both
+                                          └── linear ──> e_0 ──action of R──> ê_1 ┐ equivariance:    │ z and e keep both
                                                          e_1 ─────────────────────┘ ê_1 is e_1       ┘ from collapse
 
 The rotation R between the two frames is known, from the renderer or the robot's own pose: `batch["rotation"]` `[B,3,3]`
 takes what the first frame of a clip shows to what its last frame shows (camera axes). A network that is told R cannot
-put into e what R does not change without failing the prediction, and what e must hold to succeed is the pose.
+put into e what R does not change without failing the prediction, and what e must hold to succeed is the pose. SIE has
+an expander here too; a linear map leaves the pose in h in the form that R acts on, where a probe finds it.
 
 B clips, D feature dim, E embedding dim of each part, V = E / 3 vectors.
 """
@@ -41,7 +42,7 @@ class Equivariant(nn.Module):
             action exactly. "hypernetwork": the matrix W(R) `[E,E]` that a small network makes of R, as in SIE.
         invariance, equivariance, variance, covariance: weights of the terms. Without variance the embeddings become
             constant, without covariance their dims repeat one another.
-        hidden, dim: widths of the expanders; dim is E, a multiple of 3.
+        hidden, dim: width inside the expander, and of z and e; dim is E, a multiple of 3.
     """
 
     default_encoder: ClassVar[str] = "control"
@@ -90,13 +91,14 @@ class Equivariant(nn.Module):
             )
         self.encoder, self.views, self.weights = encoder, views, weights
         self.invariant = mlp((encoder.dim // 2, hidden, hidden, dim), last_bias=False)
-        self.equivariant = mlp((encoder.dim // 2, hidden, hidden, dim), last_bias=False)
+        self.equivariant = nn.Linear(encoder.dim // 2, dim, bias=False)
         self.hypernetwork = Hypernetwork(dim) if action == "hypernetwork" else None
 
     @staticmethod
     def default_views(size: tuple[int, int]) -> Views:
-        """Colour, greyscale and blur of each frame by itself; nothing that moves pixels."""
-        return Views(size, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, grey=0.2, blur=0.3, sigma=(0.1, 1.0))
+        """Brightness and contrast of each frame by itself. Nothing that moves pixels, and no more than that: between
+        two colours, or sharp and blurred, the surface that shows the turn is no longer the same."""
+        return Views(size, brightness=0.3, contrast=0.3)
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted sum of the terms, statistics over all ranks' clips; `batch["rotation"]` float `[B,3,3]`.
