@@ -86,11 +86,24 @@ def test_a_hinge_that_is_never_met_drowns_the_rest() -> None:
     assert not diagnose(lines([0.9] * 8, [20.0] * 8, **terms | {"share_variance": 0.6})).notes
 
 
+TOGETHER = [0.5, 0.3, 0.02, 0.02, 0.02, 0.02, 0.02, 0.02]  # a spread that falls
+
+
 def test_the_encoder_can_collapse_behind_a_projector_that_stands() -> None:
-    ends = [0.5, 0.3, 0.02, 0.02, 0.02, 0.02, 0.02, 0.02]
-    diagnosis = diagnose(lines([1.0] * 8, [30.0] * 8, feature_spread=ends))
+    ranks = [40.0, 30.0, 10.0, 10.0, 10.0, 10.0, 10.0, 10.0]
+    diagnosis = diagnose(lines([1.0] * 8, [30.0] * 8, feature_spread=TOGETHER, feature_rank=ranks))
     assert [(f.kind, f.where) for f in diagnosis.findings] == [("constant", "feature")]
     assert "what the loss compares has not collapsed" in diagnosis.findings[0].evidence[1]
+
+
+def test_a_mean_that_grows_beside_all_directions_is_no_collapse() -> None:
+    """Angles between features shrink, their directions stay: unless what the loss compares falls too."""
+    kept = [40.0] * 8
+    assert diagnose(lines([1.0] * 8, [30.0] * 8, feature_spread=TOGETHER, feature_rank=kept)).verdict == "healthy"
+    features = [{"step": 10 * n, "feature_spread": s, "feature_rank": 40.0} for n, s in enumerate(TOGETHER, 1)]
+    assert diagnose(features).verdict == "healthy"
+    fallen = diagnose(lines(TOGETHER, [30.0] * 8, feature_spread=TOGETHER, feature_rank=kept))
+    assert [(f.kind, f.where) for f in fallen.findings] == [("constant", "embedding"), ("constant", "feature")]
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,10 @@ thrown away, and what is exported is often as good as ever (MoCo at its defaults
 The thresholds below were set on runs of `python -m vidssl.scripts.bench_doctor` with seeds 0, 1 and 2: in runs that
 stood the least over any five lines was 6.5 directions (3.6 for one of SwAV stuck at a guess), 0.31 of the largest
 spread and 0.8 of the scale; in those that fell the most was 5.4, 0.28 and 0.1. They lean to the side of the fallen, so
-that a sound run is not called collapsed; a run whose settings are known to collapse is met with less doubt. Pure
-Python: reading a line takes microseconds.
+that a sound run is not called collapsed; a run whose settings are known to collapse is met with less doubt. Features
+that come nearer together in angle while they keep their directions are not collapsed as long as the embeddings stand:
+a mean vector grows beside them, which no probe minds (`predict` ends so at its defaults; KEPT was set on the logs of
+real trainings). Pure Python: reading a line takes microseconds.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,6 +37,7 @@ PATIENCE = 5  # lines in a row that must agree: batches differ, and a start may 
 CONSTANT_SPREAD = 0.2  # unit outputs nearer together than this, having lost three quarters of the spread they once had
 DIMENSIONAL_RANK = 5.0  # directions, having lost three quarters of those they once had
 SUSPICION = 1.5  # times both limits where the setting is known to collapse: then less evidence will do
+KEPT = 0.5  # of the directions that features once had: with so many left they aren't constant, see above
 NEVER_SPREAD = 0.02  # unit outputs that were never further apart than this, and do not move apart
 EARLY = 0.3  # share of a run's budget before which nothing is stopped: methods fall at their start and recover
 DROWNS, UNMET = 0.8, 0.5  # a variance term's share of the loss, and its value, 1 where all outputs agree
@@ -192,13 +195,22 @@ def symptom(lines: Sequence[Line], where: Where, limit: float = 1.0) -> Collapse
     if len(spread) < PATIENCE:
         return None
     recent, peak = spread[-PATIENCE:], max(spread)
-    if max(recent) < limit * min(CONSTANT_SPREAD, peak / 4) or (where == "embedding" and _shrunk(lines)):
+    if max(recent) < limit * min(CONSTANT_SPREAD, peak / 4) and not (where == "feature" and _shifted(lines, limit)):
+        return "constant"
+    if where == "embedding" and _shrunk(lines):
         return "constant"
     if peak < NEVER_SPREAD and len(spread) >= 2 * PATIENCE and recent[-1] <= spread[0]:
         return "constant"
     if len(rank) >= PATIENCE and max(rank[-PATIENCE:]) < limit * min(DIMENSIONAL_RANK, max(rank) / 4):
         return "dimensional"
     return None
+
+
+def _shifted(lines: Sequence[Line], limit: float) -> bool:
+    """Whether features kept their directions, and embeddings stand: only their common mean has grown."""
+    rank = series(lines, "feature_rank")
+    kept = len(rank) >= PATIENCE and min(rank[-PATIENCE:]) >= KEPT * max(rank)
+    return kept and symptom(lines, "embedding", limit) != "constant"
 
 
 def _shrunk(lines: Sequence[Line]) -> bool:
