@@ -7,8 +7,10 @@ old file or the new one, and at most the last seconds of episodes are run again.
 """
 
 import json
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +39,13 @@ class EpisodeStore:
             self._read()
 
     def _read(self) -> None:
-        try:
-            with safetensors.safe_open(self._file, "np") as content:
-                facts = content.metadata()
-                settings, rows = json.loads(facts["settings"]), json.loads(facts["episodes"])
-                for index, row in rows.items():
-                    episode = EpisodeResult(**row, actions=content.get_tensor(index))
-                    if not episode.broken:
-                        self._episodes[int(index)] = episode
-                if self._episodes:
-                    refuse_changes(self._file, settings, self._settings)
-        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-            raise VidsslError(f"{self._file}: damaged ({error}); delete it, and its episodes are run again") from None
+        with _opened(self._file) as (content, settings, rows):
+            for index, row in rows.items():
+                episode = EpisodeResult(**row, actions=content.get_tensor(index))
+                if not episode.broken:
+                    self._episodes[int(index)] = episode
+        if self._episodes:
+            refuse_changes(self._file, settings, self._settings)
 
     def known(self) -> dict[int, EpisodeResult]:
         """The episodes kept so far, by index."""
@@ -73,6 +70,34 @@ class EpisodeStore:
         with replacing(self._file) as part:
             part.write_bytes(safetensors.numpy.save(tensors, facts))
         self._written, self._dirty = time.monotonic(), False
+
+
+def take_over(file: Path, earlier: Iterable[Path], settings: Mapping[str, Any]) -> Path | None:
+    """Begin `file`, where there is none, with the first of the `earlier` files whose episodes have the same settings.
+
+    Returns the file that was taken, None where there is none to take. Raises VidsslError when one of them is damaged.
+    """
+    if file.exists():
+        return None
+    for kept in filter(Path.exists, earlier):
+        with _opened(kept) as (_, was, _):
+            same = was == as_json(settings)
+        if same:
+            with replacing(file) as part:
+                shutil.copyfile(kept, part)
+            return kept
+    return None
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[tuple[Any, dict[str, Any], dict[str, Any]]]:
+    """The open file, its settings and its episodes' rows by index; VidsslError when it is damaged."""
+    try:
+        with safetensors.safe_open(file, "np") as content:
+            facts = content.metadata()
+            yield content, json.loads(facts["settings"]), json.loads(facts["episodes"])
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise VidsslError(f"{file}: damaged ({error}); delete it, and its episodes are run again") from None
 
 
 def refuse_changes(where: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:

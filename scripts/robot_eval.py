@@ -65,6 +65,9 @@ class Config:
     """seconds that a step may take before its process is killed and the episode has failed (needs workers)"""
     out: Path = Path("robot-eval")
     """folder for results, policies, plot and videos"""
+    reuse: tuple[Path, ...] = ()
+    """--out folders of earlier evaluations: episodes and clones there that the same settings would give again are
+    taken over (random and expert of the same layouts, say), not made anew"""
     overwrite: Flag = False
     """forget the episodes and policies in --out (and its demonstrations, if of other settings), and start afresh"""
     save: Path | None = None
@@ -119,6 +122,11 @@ def check_numbers(config: Config) -> None:
         raise VidsslError(f"--pixel-minutes: got {config.pixel_minutes}; above 0, or leave it out for --pixel-steps")
     if not config.deadline > 0:
         raise VidsslError(f"--deadline: got {config.deadline} s; above 0")
+    for folder in config.reuse:
+        if not any((folder / "episodes").glob("*.safetensors")):
+            raise VidsslError(
+                f"--reuse: {folder} holds no evaluation's episodes; give the --out folder of an earlier evaluation"
+            )
     if config.episodes < 1 or not config.seeds or len(set(config.seeds)) != len(config.seeds):
         raise VidsslError(f"need episodes >= 1 and distinct seeds, got {config.episodes} and {config.seeds}")
 

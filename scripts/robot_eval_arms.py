@@ -8,6 +8,7 @@ Both are tied to the settings they are a function of, so going on with others is
 
 import hashlib
 import json
+import shutil
 import time
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -23,7 +24,7 @@ from vidssl.robot.arms import CLONED, Budget, cloned_arm, scripted_arm
 from vidssl.robot.cloning import Demonstrations, load_demonstrations
 from vidssl.robot.comparison import versions
 from vidssl.robot.controller_files import SavedController
-from vidssl.robot.episode_store import EpisodeStore, as_json, refuse_changes
+from vidssl.robot.episode_store import EpisodeStore, as_json, refuse_changes, take_over
 from vidssl.robot.evaluate import EpisodeResult, Evaluator
 from vidssl.robot.rollout import MakeController
 
@@ -65,9 +66,11 @@ def evaluate_arms(config: "Config", inputs: "Inputs") -> Driven:
                 else:
                     make, settings = _other(arm, inputs)
                 say(description=f"{arm}: driving")
-                store = EpisodeStore(
-                    config.out / "episodes" / f"{arm}-seed{seed}.safetensors", {**settings, **_where(config)}
-                )
+                name, settings = f"{arm}-seed{seed}.safetensors", {**settings, **_where(config)}
+                file = config.out / "episodes" / name
+                if taken := take_over(file, [folder / "episodes" / name for folder in config.reuse], settings):
+                    progress.console.print(f"{arm}: episodes of {taken}")
+                store = EpisodeStore(file, settings)
                 begun = time.perf_counter()
                 outcomes += evaluator.run(make, config.episodes, config.seed, partial(progress.advance, task), store)
                 driving.append(time.perf_counter() - begun)
@@ -100,6 +103,7 @@ class _Clones:
     def __init__(self, config: "Config", inputs: "Inputs") -> None:
         assert inputs.recording is not None
         self._inputs, self._folder = inputs, config.out / "controllers"
+        self._earlier = [folder / "controllers" for folder in config.reuse]
         self._demos = load_demonstrations(inputs.recording, config.demo_episodes)
         pixels = None if config.pixel_minutes else config.pixel_steps
         self._budget = Budget(config.head_steps, pixels, config.pixel_minutes)
@@ -120,6 +124,7 @@ class _Clones:
         cloning = replace(self._inputs.cloning, seed=seed)
         settings = as_json({"arm": arm, **self._settings, "cloning": asdict(cloning)})
         folder = self._folder / f"{arm}-seed{seed}"
+        self._take_over(folder, settings)
         if not (folder / "fit.json").exists():
             policy, fit = cloned_arm(
                 arm, self._inputs.architecture, self._inputs.learned, self._demos, cloning, self._budget
@@ -132,6 +137,15 @@ class _Clones:
         self.fits.setdefault(arm, []).append({"seed": seed, **kept["fit"]})
         saved = SavedController(folder)
         return saved, settings
+
+    def _take_over(self, folder: Path, settings: dict[str, Any]) -> None:
+        """Copy an earlier evaluation's policy of the same settings, unless there is one here; fit.json last."""
+        for kept in (earlier / folder.name for earlier in self._earlier):
+            if (folder / "fit.json").exists():
+                return
+            if (kept / "fit.json").exists() and _read(kept / "fit.json")["settings"] == settings:
+                shutil.copytree(kept, folder, ignore=shutil.ignore_patterns("fit.json"), dirs_exist_ok=True)
+                shutil.copyfile(kept / "fit.json", folder / "fit.json")
 
 
 def _digest(demos: Demonstrations) -> str:

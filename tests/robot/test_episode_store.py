@@ -8,7 +8,7 @@ import tiny_env
 
 from vidssl.errors import VidsslError
 from vidssl.robot.controllers import RandomController
-from vidssl.robot.episode_store import EpisodeStore
+from vidssl.robot.episode_store import EpisodeStore, take_over
 from vidssl.robot.evaluate import EpisodeResult, Evaluator
 from vidssl.robot.rollout import Runner
 
@@ -40,6 +40,22 @@ def test_other_settings_are_refused_with_both_values(tmp_path: Path) -> None:
     (tmp_path / "arm").write_bytes(b"half a file")
     with pytest.raises(VidsslError, match=r"damaged.*delete it"):
         EpisodeStore(tmp_path / "arm", SETTINGS)
+
+
+def test_episodes_of_the_same_settings_are_taken_over(tmp_path: Path) -> None:
+    files = [tmp_path / name / "arm" for name in ("none", "other", "same", "new")]
+    for file, settings in zip(files[1:3], (SETTINGS | {"seed": 4}, SETTINGS), strict=True):
+        store = EpisodeStore(file, settings)
+        store.add(0, EpisodeResult(settings["seed"], True, None, None, 0.0, 0, np.zeros((0, 2), np.float32)))
+        store.flush()
+    assert take_over(files[3], files[:2], SETTINGS) is None
+    assert not files[3].exists()
+    assert take_over(files[3], files[:3], SETTINGS) == files[2]
+    assert EpisodeStore(files[3], SETTINGS).known()[0].seed == 3
+    assert take_over(files[3], files[:3], SETTINGS) is None, "what is there already stays"
+    files[1].write_bytes(b"half a file")
+    with pytest.raises(VidsslError, match=r"damaged.*delete it"):
+        take_over(tmp_path / "fifth", files[:3], SETTINGS)
 
 
 def test_only_what_is_missing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from extractors import random_extractor
 from vidssl.checkpoint import write_config, write_model
 from vidssl.errors import VidsslError
 from vidssl.robot import expert
+from vidssl.robot.evaluate import Evaluator
 from vidssl.robot.rollout import Place
 from vidssl.robot.showreel import replay
 from vidssl.scripts.robot_eval import Config, main, run
@@ -238,6 +239,28 @@ def test_policies_are_kept_and_drive_again(results: dict[str, Any], config: Conf
     assert set(again["paired"]) == {"learned-seed1 - random", "learned-seed1 - expert"}
     with pytest.raises(VidsslError, match=r"learned-seed0 was made with other settings \(budget: was .*now"):
         run(replace(config, head_steps=21, arms=("learned",), no_videos=True))
+
+
+def test_what_an_earlier_evaluation_has_is_taken_over(
+    results: dict[str, Any], config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demos, out = folder / "out" / "demos", folder / "reused"
+    fewer = replace(config, demos=demos, demo_episodes=8, no_videos=True, reuse=(folder / "out",), out=out)
+    driven: list[Any] = []
+    whole = Evaluator.run
+    monkeypatch.setattr(
+        Evaluator, "run", lambda self, *given: (driven.append(given[4].known()), whole(self, *given))[1]
+    )
+    found = run(fewer)
+    assert [len(known) for known in driven] == [6, 0, 0, 0, 0, 0, 0, 6], "of random and expert alone"
+    for arm in ("random", "expert"):
+        assert found["arms"][arm] == results["arms"][arm]
+    monkeypatch.setattr("vidssl.scripts.robot_eval_arms.cloned_arm", lambda *given: pytest.fail("clones anew"))
+    again = run(replace(config, demos=demos, no_videos=True, reuse=(out, folder / "out"), out=folder / "reused2"))
+    assert [len(known) for known in driven[8:]] == [6] * 8
+    assert again["arms"] == results["arms"]
+    with pytest.raises(VidsslError, match=r"--reuse: .*demos has no evaluation's episodes; give the --out folder"):
+        run(replace(fewer, reuse=(demos,)))
 
 
 def test_more_controllers_and_saved_episodes(config: Config, folder: Path, results: dict[str, Any]) -> None:
