@@ -125,7 +125,7 @@ def check_numbers(config: Config) -> None:
     for folder in config.reuse:
         if not any((folder / "episodes").glob("*.safetensors")):
             raise VidsslError(
-                f"--reuse: {folder} holds no evaluation's episodes; give the --out folder of an earlier evaluation"
+                f"--reuse: {folder} has no evaluation's episodes; give the --out folder of an earlier one"
             )
     if config.episodes < 1 or not config.seeds or len(set(config.seeds)) != len(config.seeds):
         raise VidsslError(f"need episodes >= 1 and distinct seeds, got {config.episodes} and {config.seeds}")
