@@ -12,6 +12,7 @@ trained on views of the training split; judged on pairs of the test split. It pr
 nine numbers of the matrix and of the rotation vector, and degrees, for each range of angles.
 """
 
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
                 numbers = [f"{row[name]:.2f}" for name in ("r2_quaternion", "r2_nine", "r2_vector")]
                 angles = [f"{row[name]:.1f}" for name in ("median", "p90", "still")]
                 table.add_row(row["features"], *numbers, *angles)
-        Console().print(table)
+        Console(width=None if sys.stdout.isatty() else 140).print(table)
     if config.out is not None:
         write_json(config.out, {"rows": rows, "groups": config.groups, "seed": config.seed})
     return 0
