@@ -127,7 +127,8 @@ def _read_info(root: Path) -> dict[str, Any]:
         whole = len(list((root / UNFINISHED).glob("*/episode.json")))
         raise VidsslError(
             f"{root}: this LeRobot data set was not finalised; {whole} whole episodes wait in it. Go on with the "
-            "command that wrote it and --resume, or in Python LeRobotWriter(…, resume=True).finalise()"
+            "command that wrote it (`vidssl record` with --resume, others with --overwrite), or in Python "
+            "LeRobotWriter(…, resume=True).finalise()"
         )
     file = root / INFO
     if not file.exists():

@@ -44,8 +44,8 @@ class Quarantine:
             reason: why it is left out.
             step: the training step it failed at; None when it failed before training.
         """
-        if name in self.reasons and (self.reasons[name], self.steps[name]) == (reason, step):
-            return
+        if name in self.reasons and ((self.reasons[name], self.steps[name]) == (reason, step) or step is None):
+            return  # known, and what failed in training is not to lose its step when a resumed run looks at it first
         self.reasons[name], self.steps[name] = reason, step
         print(f"left out: {name}: {reason}", file=sys.stderr, flush=True)
         self._write()
@@ -64,8 +64,9 @@ class Quarantine:
             self._write()
 
     def failed_before(self, step: int) -> set[str]:
-        """Names of the files that failed in training before `step`: a resumed run leaves out what the first one did."""
-        return {name for name, failed in self.steps.items() if failed is not None and failed < step}
+        """Names of the files that failed before training, or in it before `step`: a resumed run leaves out what the
+        first one did."""
+        return {name for name, failed in self.steps.items() if failed is None or failed < step}
 
     def keep_only(self, names: Iterable[str]) -> None:
         """Take files off the list that are not in the data: an earlier start may have been on another folder."""

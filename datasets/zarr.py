@@ -203,12 +203,12 @@ def _tar(file: Path) -> Callable[[str], bytes | None]:
             members = {str(PurePosixPath(member.name)): (member.offset_data, member.size) for member in tar}
     except (tarfile.TarError, OSError) as error:
         raise VidsslError(f"{file}: neither a folder nor an uncompressed tar ({error}); unpack it first") from None
-    roots = sorted((name.removesuffix("/.zgroup") for name in members if name.endswith("/.zgroup")), key=len)
+    roots = sorted((name.removesuffix(".zgroup") for name in members if PurePosixPath(name).name == ".zgroup"), key=len)
     if not roots:
         raise VidsslError(f"{file}: no zarr v2 store in it (no folder with a .zgroup)")
 
     def read(key: str) -> bytes | None:
-        place = members.get(f"{roots[0]}/{key}")
+        place = members.get(f"{roots[0]}{key}")
         if place is None:
             return None
         with file.open("rb") as data:

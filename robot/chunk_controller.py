@@ -23,6 +23,7 @@ from vidssl.errors import VidsslError
 from vidssl.features import FeatureExtractor, load_encoder
 
 from .chunk_head import ChunkHead, build_chunk_head
+from .controllers import unit_range
 from .pixels import camera_image, proprioception
 from .spaces import Spaces
 
@@ -50,11 +51,6 @@ class Looks:
     proprio: int
     relative: bool = False
     goals: bool = False
-
-
-def unit_range(x: Tensor, low: np.ndarray, high: np.ndarray) -> Tensor:
-    """Numbers [...,A] in units of actions, scaled so that low..high is -1..1."""
-    return 2 * (x - torch.from_numpy(low)) / torch.from_numpy(high - low) - 1
 
 
 class ChunkController:
@@ -110,7 +106,7 @@ class ChunkController:
     def __call__(self, observation: Any) -> np.ndarray:
         image = camera_image(observation)
         self._seen.append(torch.from_numpy(image.copy()) if self._still else self.extractor.step(image).cpu())
-        self._known.append(torch.from_numpy(proprioception(observation)))
+        self._known.append(torch.from_numpy(proprioception(observation).copy()))  # environments reuse arrays
         if not self._left:
             self._left.extend(self._decide(observation))
         return self._left.popleft()

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from vidssl.core.ema import ema_, target_of
 from vidssl.errors import VidsslError, unknown_name
 
-from .chunk_controller import unit_range
 from .chunk_head import CHUNK_HEADS, ChunkHead
 from .cloning import CloningConfig, Demonstrations, split_episodes
+from .controllers import unit_range
 
 Inputs = Callable[[nn.ModuleList, Tensor, Tensor | None], Tensor]
 WARMUP = 0.05  # share of the budget in which the learning rate rises

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from vidssl.errors import VidsslError
 from vidssl.features import FeatureExtractor
 
-from .controllers import CloneController, Head
-from .episodes import Recording
+from .controllers import CloneController, Head, unit_range
+from .episodes import Episode, Recording
 from .threads import one_thread
 
 CONTEXT_WINDOW = 16  # frames a context is trained through in the pixels arm
@@ -93,24 +93,35 @@ class Fit:
     seconds: float
 
 
-def load_demonstrations(recording: Recording, count: int | None = None) -> Demonstrations:
-    """Decode the first `count` episodes of a recording, by default all, into memory (12 kB a frame at 64x64).
+def first_episodes(recording: Recording, count: int | None = None) -> list[Episode]:
+    """The first `count` episodes of a recording, by default all.
 
-    Raises VidsslError when the recording has fewer.
+    Raises VidsslError when the recording has fewer, or fewer than one are asked for.
     """
+    if count is not None and count < 1:
+        raise VidsslError(f"demonstrations: got {count}; ask for at least 1")
     episodes = recording.episodes[:count]
     if len(episodes) < (count or 0):
         raise VidsslError(
             f"{recording.folder} holds {len(episodes)} demonstrations, {count} were asked for; "
             "ask for fewer, or record more (`vidssl record … --resume`; a LeRobot data set: into another folder)"
         )
+    return episodes
+
+
+def load_demonstrations(recording: Recording, count: int | None = None) -> Demonstrations:
+    """Decode the first `count` episodes of a recording, by default all, into memory (12 kB a frame at 64x64).
+
+    Raises VidsslError as `first_episodes` does.
+    """
+    episodes = first_episodes(recording, count)
     low, high = (np.asarray(recording.meta[key], np.float32) for key in ("action_low", "action_high"))
     action = np.concatenate([episode.action for episode in episodes])
     lengths = torch.tensor([episode.steps for episode in episodes])
     return Demonstrations(
         frames=np.concatenate([recording.frames(i) for i in range(len(episodes))]),
         proprio=torch.from_numpy(np.concatenate([episode.proprio for episode in episodes])),
-        action=torch.from_numpy(2 * (action - low) / (high - low) - 1),
+        action=unit_range(torch.from_numpy(action), low, high),
         first=torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths),
         low=low,
         high=high,
@@ -261,6 +272,11 @@ def _train(
             loss = _loss(model, predict, demos, heldout)
             if loss < best:
                 best, best_step, best_weights = loss, step, copy.deepcopy(model.state_dict())
+    if not math.isfinite(best):
+        raise VidsslError(
+            f"cloning: the loss on held-out demonstrations was never finite in {steps} steps; look for NaN or infinity "
+            "in their actions and proprioception, or lower learning_rate"
+        )
     model.load_state_dict(best_weights)
     model.eval()
     constant = F.smooth_l1_loss(demos.action[train].mean(0).expand(len(heldout), -1), demos.action[heldout], beta=0.5)
@@ -286,15 +302,17 @@ def _steps_in(
     batch_size: int,
     started: float,
 ) -> int:
-    """How many training steps fit in the seconds since `started`; times a few on a copy that is then dropped."""
+    """How many training steps fit in the seconds since `started`; times a few, which leave no trace in the model or in
+    the random numbers to come, so that as many steps asked for by number give the same policy."""
     weights = copy.deepcopy(model.state_dict())
     probe = 6
     times = []
-    for _ in range(probe):
-        begun = time.perf_counter()
-        rows = train[:batch_size]
-        F.smooth_l1_loss(predict(rows), demos.action[rows]).backward()
-        times.append(time.perf_counter() - begun)
+    with torch.random.fork_rng(devices=[]):
+        for _ in range(probe):
+            begun = time.perf_counter()
+            rows = train[:batch_size]
+            F.smooth_l1_loss(predict(rows), demos.action[rows]).backward()
+            times.append(time.perf_counter() - begun)
     model.load_state_dict(weights)
     model.zero_grad(set_to_none=True)
     left = seconds - (time.perf_counter() - started)

@@ -153,8 +153,8 @@ def identity(name: str | Path) -> str:
     if isinstance(name, str) and ":" in name and not Path(name).exists():
         _imported(name)
         source = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
-        return _hash(_sources(Path(source))) if source else name
-    return _hash(sorted(path for path in Path(name).rglob("*") if path.is_file()))
+        return hash_files(_sources(Path(source))) if source else name
+    return hash_files(sorted(path for path in Path(name).rglob("*") if path.is_file()))
 
 
 def _sources(module: Path) -> list[Path]:
@@ -166,7 +166,8 @@ def _sources(module: Path) -> list[Path]:
     return sorted({module, *found})
 
 
-def _hash(files: list[Path]) -> str:
+def hash_files(files: list[Path]) -> str:
+    """A short hash of files' names and contents, in the order given."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.name.encode() + b"\0" + file.read_bytes())

@@ -121,6 +121,13 @@ def build_head(config: dict[str, Any]) -> Head:
     return HEADS[kind](**{name: value for name, value in config.items() if name != "kind"})
 
 
+def unit_range(x: Tensor, low: np.ndarray, high: np.ndarray) -> Tensor:
+    """Numbers [...,A] in units of actions, scaled so that low..high is -1..1; -1 where low is high, as of a gripper
+    that never moved."""
+    width = torch.from_numpy(high - low)
+    return 2 * (x - torch.from_numpy(low)) / torch.where(width > 0, width, 1) - 1
+
+
 class CloneController:
     """A cloned policy: one camera frame a tick through a streaming encoder, then the head.
 

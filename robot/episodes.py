@@ -135,16 +135,21 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
-def open_recording(folder: Path) -> Recording:
+def open_recording(folder: Path, camera: str | None = None) -> Recording:
     """Read a recording's facts and steps; videos are decoded by `Recording.frames`. A LeRobot data set will do too.
 
-    Raises VidsslError when the folder is no recording, holds no episode or a damaged one; for a LeRobot data set see
-    `lerobot_episodes.open_lerobot`.
+    Args:
+        camera: of a LeRobot data set with several.
+
+    Raises VidsslError when the folder is no recording, holds no episode or a damaged one, and for a camera where there
+    is nothing to choose from; for a LeRobot data set see `lerobot_episodes.open_lerobot`.
     """
     from .lerobot_episodes import is_lerobot, open_lerobot
 
     if is_lerobot(folder):
-        return open_lerobot(folder)
+        return open_lerobot(folder, camera)
+    if camera is not None:
+        raise VidsslError(f"{folder}: got camera {camera!r}; a folder of `vidssl record` has one camera, leave it out")
     meta = read_meta(folder)
     episodes = list(_episodes(folder))
     if not episodes:

@@ -178,6 +178,8 @@ def open_lerobot(folder: Path, camera: str | None = None) -> LeRobotRecording:
         "action_low": columns[ACTION].min(0).tolist(),
         "action_high": columns[ACTION].max(0).tolist(),
     }
+    if not told:
+        facts["camera"] = chosen
     return LeRobotRecording(Path(folder), facts | told, episodes, dataset, chosen)
 
 
@@ -204,7 +206,9 @@ def _camera(dataset: LeRobotDataset, camera: str | None) -> str:
         return dataset.cameras[0]
     if camera is None:
         held = ", ".join(dataset.cameras) or "none"
-        raise VidsslError(f"{dataset.root}: which camera? It has {held}; name one with open_lerobot(folder, camera)")
+        raise VidsslError(
+            f"{dataset.root}: which camera? It has {held}; name one (--camera, or open_recording(folder, camera))"
+        )
     if camera not in dataset.cameras:
         raise unknown_name("camera", camera, dataset.cameras)
     return camera

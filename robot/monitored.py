@@ -17,7 +17,9 @@ ON_ALARM = ("stop", "hold", "fallback")
 
 
 class MonitoredController:
-    """Drives as `controller` does until the monitor's alarm; from then on, to the episode's end:
+    """Drives as `controller` does until the monitor's alarm, then stops, holds or falls back.
+
+    From the alarm to the episode's end the action is, by `on_alarm`,
 
         stop      the action nearest to zero that is allowed
         hold      the last action chosen while nothing was odd (the monitor's score was 0); before there is one, stop
@@ -102,8 +104,13 @@ class MonitoredController:
             action = np.asarray(self.controller(observation), np.float32)
             if self.verdict.score == 0:
                 self._good = action
-        self._executed = action
+        self._executed = action if self.spaces is None else self._within(action)
         return action
+
+    def _within(self, action: np.ndarray) -> np.ndarray:
+        """What an environment makes of an action beyond its range, and what recorded drives hold."""
+        assert self.spaces is not None
+        return np.clip(action, self.spaces.low, self.spaces.high).astype(np.float32)
 
     def _safe(self, observation: Any) -> np.ndarray:
         if self.fallback is not None:
@@ -111,7 +118,7 @@ class MonitoredController:
         if self.on_alarm == "hold" and self._good is not None:
             return self._good
         still = np.zeros(self.monitor.actions, np.float32)
-        return still if self.spaces is None else np.clip(still, self.spaces.low, self.spaces.high).astype(np.float32)
+        return still if self.spaces is None else self._within(still)
 
     def save(self, folder: Path) -> None:
         """Write controller, monitor and fallback to a folder; see `controller_files`.

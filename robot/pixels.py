@@ -105,7 +105,7 @@ def make_env(
         if _lacks_image(env):
             return PixelAdapter(env, benchmark, size or SIZE, render_mode)
         height, width = find_image(env.observation_space).shape[:2]
-        return env if size in (None, height, width) else ResizedImage(env, size)
+        return env if size is None or (height, width) == (size, size) else ResizedImage(env, size)
     except VidsslError:
         env.close()
         raise

@@ -19,7 +19,7 @@ METRICS = ("actions", "cells")
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of the loss terms; 0 switches one off. VidsslError below 0, and for a model that sees nothing move.
+    """Weights of the loss terms; 0 switches one off.
 
     Attributes:
         moved: of saying what moves, which is where the agent is; above 0.
@@ -32,6 +32,7 @@ class Weights:
     prediction: float = 0.3
 
     def __post_init__(self) -> None:
+        """Raises VidsslError below 0, and for a model that sees nothing move."""
         if not (self.moved > 0 and self.painted >= 0 and self.prediction >= 0):
             raise VidsslError(
                 f"world model: weights moved {self.moved}, painted {self.painted}, prediction {self.prediction}; "
@@ -41,7 +42,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Sizes of the model; VidsslError below 1.
+    """Sizes of the model.
 
     Attributes:
         scene: C, numbers of a cell of the scene.
@@ -52,6 +53,7 @@ class ModelSize:
     hidden: int = 128
 
     def __post_init__(self) -> None:
+        """Raises VidsslError below 1."""
         if min(self.scene, self.hidden) < 1:
             raise VidsslError(f"world model: sizes scene {self.scene}, hidden {self.hidden}; needed: at least 1 each")
 
@@ -63,7 +65,7 @@ class WorldModelConfig:
     Attributes:
         encoder: a frame encoder's name, see `vidssl.encoders.ENCODERS`.
         image_size: side of the frames it works on, pixels.
-        train_encoder: False leaves the encoder as it is: frozen from a run, or random.
+        train_encoder: whether the encoder learns too; if not it stays as it is, that of a run or random.
         steps: optimiser steps of the first part, in which encoder and model learn together.
         scenes: layouts a batch of the first part.
         per_scene: trajectories in each.
@@ -77,8 +79,6 @@ class WorldModelConfig:
         cached_walks: trajectories in each.
         landmarks: M places spread out over the cached ones, which far goals are reached by.
         seed: of everything random.
-
-    Raises VidsslError for numbers out of range.
     """
 
     encoder: str = "control"
@@ -101,6 +101,7 @@ class WorldModelConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        """Raises VidsslError for numbers out of range."""
         places = min(SPREAD_OVER, self.cached * self.cached_walks * (self.refine_length + 1))
         ranges = {
             "image_size": (1, None),

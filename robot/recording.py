@@ -61,6 +61,7 @@ def record(
         raise unknown_name("format", form, FORMATS)
     if episodes < 1 or not 0 <= noise <= 2:
         raise VidsslError(f"episodes must be at least 1 and noise in 0..2, got {episodes} and {noise}")
+    episode_seed(seed, episodes - 1, split)  # out of range: said before anything is replaced
     env = make_env(env_id, split, size)
     try:
         driver = POLICIES[policy](env)

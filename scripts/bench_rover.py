@@ -6,7 +6,9 @@ python -m vidssl.scripts.bench_rover --difficulty hard --noise 1
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from statistics import median
 from typing import Any
 
@@ -30,7 +32,8 @@ class Config:
     noise: float = 0.0
     """Strength of all sensors' noise."""
     processes: int = 0
-    """Also measure so many environments at once, a process each (gymnasium's async vector environment)."""
+    """Also measure so many environments at once, a process each: by themselves, as `vidssl robot-eval --workers` runs
+    them, and in gymnasium's async vector environment, where every step waits for the slowest."""
     rounds: int = 7
     """Rounds of each measurement; the median is reported."""
     steps: int = 300
@@ -72,6 +75,38 @@ def _fleet(options: dict[str, Any], count: int) -> tuple[gymnasium.vector.Vector
     return fleet, lambda: fleet.step(np.clip(rng.normal(0.6, 0.3, (count, 2)), -1, 1).astype(np.float32))
 
 
+class _Alone:
+    """`count` environments in processes of their own, none of which waits for another."""
+
+    def __init__(self, options: dict[str, Any], count: int) -> None:
+        self._pools = [
+            ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin, initargs=(options,)) for _ in range(count)
+        ]
+        self.drive(1)  # the environments are there
+
+    def drive(self, steps: int) -> None:
+        """So many steps of each."""
+        for done in [pool.submit(_go_on, steps) for pool in self._pools]:
+            done.result()
+
+    def close(self) -> None:
+        for pool in self._pools:
+            pool.shutdown()
+
+
+_drive: Callable[[], None]  # of a process
+
+
+def _begin(options: dict[str, Any]) -> None:
+    global _drive
+    _drive = _driver(gymnasium.make("vidssl/Rover-v0", **options))
+
+
+def _go_on(steps: int) -> None:
+    for _ in range(steps):
+        _drive()
+
+
 def main(argv: list[str] | None = None) -> None:
     """Print the median of each measurement."""
     config = tyro.cli(Config, args=argv, prog="bench_rover", description=__doc__)
@@ -81,26 +116,32 @@ def main(argv: list[str] | None = None) -> None:
     blind = gymnasium.make("vidssl/Rover-v0", pixels=False, **options)
     drive, drive_blind = _driver(seeing), _driver(blind)
     look = seeing.unwrapped.observe  # type: ignore[attr-defined]
-    measured: dict[str, tuple[Callable[[], object], int]] = {
-        f"steps/s with {config.size}x{config.size} images, resets included": (drive, config.steps),
-        "steps/s without images, resets included": (drive_blind, config.steps),
-        f"images/s at {config.size}x{config.size}, no physics": (look, config.steps),
-        "resets/s with images": (seeing.reset, max(1, config.steps // 10)),
+    steps, several = config.steps, config.processes
+    measured: dict[str, tuple[Callable[[], object], int, int]] = {  # what, how often, what one of it counts
+        f"steps/s with {config.size}x{config.size} images, resets included": (drive, steps, 1),
+        "steps/s without images, resets included": (drive_blind, steps, 1),
+        f"images/s at {config.size}x{config.size}, no physics": (look, steps, 1),
+        "resets/s with images": (seeing.reset, max(1, steps // 10), 1),
     }
-    together = f"steps/s with images, {config.processes} processes together"
-    fleet = None
-    if config.processes:
-        fleet, step = _fleet(options, config.processes)
-        measured[together] = (step, config.steps)
+    opened: list[Any] = [seeing, blind]
+    if several:
+        alone = _Alone(options, several)
+        fleet, step = _fleet(options, several)
+        measured[f"steps/s with images, {several} processes by themselves"] = (
+            lambda: alone.drive(steps),
+            1,
+            several * steps,
+        )
+        measured[f"steps/s with images, {several} processes in lock-step"] = (step, steps, several)
+        opened += [alone, fleet]
     rates: dict[str, list[float]] = {name: [] for name in measured}
     for _ in range(config.rounds):  # interleaved, so that a busy moment hits all of them
-        for name, (work, count) in measured.items():
-            rates[name].append(_rate(work, count) * (config.processes if name == together else 1))
+        for name, (work, count, worth) in measured.items():
+            rates[name].append(_rate(work, count) * worth)
     for name, values in rates.items():
         print(f"{median(values):8.0f}  {name}  (least {min(values):.0f}, most {max(values):.0f})")
-    for env in (seeing, blind, fleet):
-        if env is not None:
-            env.close()
+    for env in opened:
+        env.close()
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror}; choose another path or mend it", file=sys.stderr)
+        print(f"error: {where}{error.strerror}; choose another path or fix it", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

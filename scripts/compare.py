@@ -41,15 +41,15 @@ class Config:
     """See the text above."""
 
     data: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DATA")]]
-    """folder of videos, list file or packed cache"""
+    """folder of videos, list file or packed cache; before --methods or --seeds, which take all that follows"""
     out: Path
     """folder for runs, results and tables"""
     methods: Names
     """rows, see above"""
     minutes: float = 3.0
-    """of training, for every row and seed"""
+    """training minutes, for each row and seed"""
     seeds: tuple[int, ...] = (0,)
-    """of training; every row is trained with each"""
+    """training seeds; each row is trained with every one"""
     encoder: str | None = None
     """network of all rows; each method's own choice when not given"""
     size: int = 64
@@ -102,9 +102,9 @@ def main(argv: list[str] | None = None) -> int:
 def run(config: Config) -> int:
     """Compare as configured; the function behind the command."""
     from vidssl.device import choose_device
-    from vidssl.methods import METHODS
+    from vidssl.methods import METHODS, video_methods
 
-    specs = parse_rows(config.methods, list(METHODS))
+    specs = parse_rows(config.methods, list(METHODS), video_methods())
     _check(config)
     device = choose_device(config.device)
     at_once, threads = share(config, device)

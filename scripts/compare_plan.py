@@ -44,7 +44,7 @@ def plan_row(spec: RowSpec, config: "Config") -> Planned:
         VidsslError: no such method, or an option that it doesn't have.
     """
     from vidssl.encoders import build_encoder
-    from vidssl.methods import find_method
+    from vidssl.methods import find_method, needs_rotation
     from vidssl.scripts.pretrain import choose_views, default_encoder, method_options
 
     method_class = find_method(spec.method)
@@ -54,6 +54,8 @@ def plan_row(spec: RowSpec, config: "Config") -> Planned:
     encoder = build_encoder(name, size)
     parameters = sum(p.numel() for p in encoder.parameters())
     try:  # a method from elsewhere may raise anything; the others shall not suffer from it
+        if needs_rotation(method_class):
+            raise VidsslError(f"{spec.method} learns from known rotations between frames: use vidssl pretrain-views")
         views = choose_views(method_class, spec.method, size, spec.training.get("views", "published"))
         method = method_class(encoder, views, **options)
         seen_by_context = method.output == "context"

@@ -46,8 +46,9 @@ class RowSpec:
     options: tuple[str, ...] = ()
 
 
-def parse_rows(texts: Sequence[str], methods: Sequence[str]) -> list[RowSpec]:
-    """The rows asked for, in order; `methods` are the names that `all` stands for.
+def parse_rows(texts: Sequence[str], methods: Sequence[str], every: Sequence[str] | None = None) -> list[RowSpec]:
+    """The rows asked for, in order; `methods` are the names there are, `every` those that `all` stands for, by default
+    the same.
 
     Raises:
         VidsslError: not of the form above, an unknown method, a setting of training with a value it can't have, or two
@@ -61,7 +62,7 @@ def parse_rows(texts: Sequence[str], methods: Sequence[str]) -> list[RowSpec]:
     explicit = iter(named)
     for text in texts:
         if text == "all":
-            rows += [RowSpec(name, name) for name in methods if name not in taken]
+            rows += [RowSpec(name, name) for name in (methods if every is None else every) if name not in taken]
         else:
             rows.append(next(explicit))
     twice = sorted(name for name, count in Counter(row.name for row in rows).items() if count > 1)

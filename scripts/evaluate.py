@@ -126,6 +126,8 @@ class Task:
     labels: list[str] | None
     targets: dict[str, list[float]]
     groups: list[str] | None
+    left: str | None = None
+    """why the subfolders are not probed as classes; None where they are, or where there are none"""
 
     def take(self, kept: list[int]) -> "Task":
         """The task on some of the videos, by position."""
@@ -134,6 +136,7 @@ class Task:
             None if self.labels is None else [self.labels[i] for i in kept],
             {name: [column[i] for i in kept] for name, column in self.targets.items()},
             None if self.groups is None else [self.groups[i] for i in kept],
+            self.left,
         )
 
 
@@ -154,6 +157,12 @@ def make_task(config: Config, videos: list[VideoFile]) -> Task:
     labels = given if len(given) == len(videos) else None
     targets = {} if config.targets is None else read_targets(config.targets, videos)
     if labels is None and not targets:
+        stray = [video.name for video in videos if video.label is None and "/" not in video.name]
+        if 0 < len(stray) < len(videos):
+            raise VidsslError(
+                f"{config.data}: {len(stray)} of {len(videos)} videos lie outside the class subfolders, e.g. "
+                f"{stray[0]}, so no video has a label; move them into a subfolder, or away"
+            )
         raise VidsslError(
             f"{config.data}: {len(videos)} videos without labels; put each class into a subfolder (walk/a.mp4,"
             " run/b.mp4), or pass a list file with a line path,label a video, or numbers to predict with --targets"
@@ -167,9 +176,20 @@ def make_task(config: Config, videos: list[VideoFile]) -> Task:
         if (number := getattr(config, name)) is not None and number < 1:
             raise VidsslError(f"--{name.replace('_', '-')}: got {number}; at least 1")
     numbers = check_groups(groups, len(videos), config.folds)
+    for name, column in targets.items():
+        try:
+            check_groups(numbers[np.isfinite(column)], int(np.isfinite(column).sum()), config.folds)
+        except VidsslError as error:
+            raise VidsslError(f"{config.targets}: of the videos for which {name} is known: {error}") from error
+    left = None
     if labels is not None:
-        check_labels(labels, numbers)
-    return Task(videos, labels, targets, groups)
+        try:
+            check_labels(labels, numbers)
+        except VidsslError as error:
+            if not targets:
+                raise
+            labels, left = None, str(error)
+    return Task(videos, labels, targets, groups, left)
 
 
 def read_targets(file: Path, videos: list[VideoFile]) -> dict[str, list[float]]:
@@ -204,6 +224,10 @@ def read_targets(file: Path, videos: list[VideoFile]) -> dict[str, list[float]]:
                 f"{file}: {name} is known for {known} of {len(videos)} videos; {FEWEST_VIDEOS} at the least are needed:"
                 " fill in more cells or drop the column"
             )
+        if np.isinf(column).any():
+            raise VidsslError(f"{file}: {name} holds infinity; leave those cells empty")
+        if np.nanmin(column) == np.nanmax(column):
+            raise VidsslError(f"{file}: {name} is the same for all videos; there is nothing to tell, drop the column")
     return targets
 
 
@@ -258,7 +282,7 @@ def _judge(judge: Any, arms: "list[Arm]", task: Task, config: Config) -> "list[R
 
 def protocol(task: Task, extractor: "FeatureExtractor", config: Config) -> list[str]:
     """What was done, in words: a figure without it says nothing."""
-    trained_on = {video["name"] for video in extractor.config["data"]["manifest"]["videos"]}
+    trained_on = {video["name"] for video in extractor.config.get("data", {}).get("manifest", {}).get("videos", [])}
     seen = sum(video.name in trained_on for video in task.videos)
     frames = clip_frames(extractor, config)
     rate = f"{extractor.fps:g} frames/s" if extractor.fps else f"stride {extractor.config['clip']['stride']}"
@@ -281,6 +305,8 @@ def protocol(task: Task, extractor: "FeatureExtractor", config: Config) -> list[
             f"classes: {shown}; chance (largest class) {counts.most_common(1)[0][1] / len(task.labels):.3f}",
             "linear: softmax regression, C by inner group-disjoint validation; 10-NN: cosine, majority vote",
         ]
+    if task.left:
+        lines.append(f"subfolders are not probed as classes ({task.left})")
     if task.targets:
         lines.append("ridge: penalty a target by inner group-disjoint validation")
         known = {name: int(np.isfinite(column).sum()) for name, column in task.targets.items()}

@@ -7,7 +7,9 @@ Example:
 
     vidssl extract runs/mine videos/ --out features.safetensors
 
+    import json
     from safetensors import safe_open
+
     with safe_open("features.safetensors", "np") as file:
         features = file.get_tensor("features")         # float32 [N,D], all frames of all videos one after the other
         offsets = file.get_tensor("offsets")           # int64 [n+1], video i has rows offsets[i] to offsets[i+1]

@@ -1,6 +1,7 @@
 """Weights that a training begins with: those of an earlier run (`vidssl pretrain --init RUN`)."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,8 @@ def load_method_weights(run: Path, settings: dict[str, Any], method: nn.Module) 
     Returns:
         Whether it was loaded.
     """
-    theirs = read_config(run).get("method", {})
-    if any(theirs.get(key) != settings[key] for key in ("name", "options")) or (state := read_state(run)) is None:
+    theirs, ours = read_config(run).get("method", {}), json.loads(json.dumps(settings))  # tuples are lists there
+    if any(theirs.get(key) != ours[key] for key in ("name", "options")) or (state := read_state(run)) is None:
         return False
     _load(run, method, state["method"])
     return True

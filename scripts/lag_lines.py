@@ -75,7 +75,9 @@ def controllers(config: "Config") -> list[Line]:
     """A line on board for each controller and, if wanted, one from afar."""
     lines: list[Line] = []
     for spec in config.controllers:
-        name, _, where = spec.rpartition("=")
+        name, equals, where = ("", "", spec) if Path(spec).exists() else spec.partition("=")
+        if not equals:
+            name, where = "", spec
         prepare, source = _load(where, config)
         name = name or Path(where).name.rpartition(":")[2]
         lines.append(Line(name, False, source, prepare))
@@ -89,7 +91,7 @@ def controllers(config: "Config") -> list[Line]:
 
 def _load(where: str, config: "Config") -> "tuple[Callable[[], MakeController], dict[str, Any]]":
     """What prepares a controller, and where it comes from: a run is cloned, once and when asked; all else is loaded."""
-    from vidssl.robot.controller_files import _hash, identity, load_controller
+    from vidssl.robot.controller_files import hash_files, identity, load_controller
 
     folder = Path(where)
     if ":" not in where and not folder.exists():
@@ -108,7 +110,7 @@ def _load(where: str, config: "Config") -> "tuple[Callable[[], MakeController], 
     files = [file for name in ("config.json", "model.safetensors") if (file := folder / name).is_file()]
     return cache(lambda: _clone(folder, recording, config)), {
         "run": where,
-        "hash": _hash(files),
+        "hash": hash_files(files),
         "demos": str(config.demos),
         "demos_hash": demonstrations_hash(recording, config.demo_episodes),
         "demo_episodes": config.demo_episodes,

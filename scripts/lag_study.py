@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import tyro
@@ -38,9 +38,12 @@ if TYPE_CHECKING:
     from vidssl.robot.evaluate import EpisodeResult
 
 
+Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME=]CONTROLLER|RUN …")]
+
+
 @dataclass(frozen=True)
 class Config:
-    controllers: tyro.conf.Positional[tuple[str, ...]] = ()
+    controllers: tyro.conf.Positional[Names] = ()
     """saved controllers, module:Class, or runs (with --demos); NAME=… names the line"""
     env: str = "vidssl/Rover-v0"
     """gymnasium id of an environment with camera images"""
@@ -135,7 +138,7 @@ def _check(config: Config) -> None:
         raise VidsslError("nobody drives: name a controller, or one of --operators " + ", ".join(OPERATORS))
     if not config.delays or min(config.delays) < 0 or len(set(config.delays)) != len(config.delays):
         raise VidsslError(f"--delays: got {config.delays}; give different whole numbers of steps, each at least 0")
-    least = {"episodes": 1, "jitter": 0, "move": 1, "workers": 0, "head_steps": 1, "max_steps": 1}
+    least = {"episodes": 1, "jitter": 0, "move": 1, "workers": 0, "head_steps": 1, "max_steps": 1, "demo_episodes": 2}
     for name, lowest in least.items():
         value = getattr(config, name)
         if value is not None and value < lowest:

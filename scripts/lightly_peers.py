@@ -48,7 +48,9 @@ def lightly() -> Any:
             importlib.import_module(f"lightly.{part}")
         return importlib.import_module("lightly")
     except ImportError as error:
-        raise VidsslError(f"the lightly peers need the lightly library ({error}): uv pip install lightly") from error
+        raise VidsslError(
+            f"the lightly peers need the lightly library ({error}); in this checkout: .tools/bin/uv pip install lightly"
+        ) from error
 
 
 class _Peer(nn.Module):

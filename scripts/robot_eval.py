@@ -39,6 +39,8 @@ class Config:
     """more arms: folders of saved controllers, or module:Class with the module in this folder"""
     demos: Path | None = None
     """recorded demonstrations (`vidssl record`); recorded into OUT/demos if left out"""
+    camera: str | None = None
+    """the camera to see demonstrations by, in a LeRobot data set with several"""
     demo_episodes: int = 100
     """demonstrations to record, or to use of those in --demos"""
     demo_noise: float = 0.3
@@ -143,7 +145,10 @@ def _results(config: Config, inputs: Any, driven: Any) -> dict[str, Any]:
         "seed": config.seed,
         "size": config.size,
         "deadline": config.deadline,
+        "layouts": config.episodes,
         "cloning_seeds": list(config.seeds),
+        "cloning": {name: value for name, value in asdict(inputs.cloning).items() if name != "seed"},
+        "budget": {name: getattr(config, name) for name in ("head_steps", "pixel_steps", "pixel_minutes")},
         "versions": versions(),
         "torch_threads": torch.get_num_threads(),  # the sums of the pixels arm's training depend on it
         "architecture": asdict(inputs.architecture),

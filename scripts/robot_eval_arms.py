@@ -23,7 +23,7 @@ from vidssl.errors import VidsslError
 from vidssl.robot.arms import CLONED, Budget, cloned_arm, scripted_arm
 from vidssl.robot.cloning import Demonstrations, load_demonstrations
 from vidssl.robot.comparison import versions
-from vidssl.robot.controller_files import SavedController
+from vidssl.robot.controller_files import SavedController, hash_files
 from vidssl.robot.episode_store import EpisodeStore, as_json, refuse_changes, take_over
 from vidssl.robot.evaluate import EpisodeResult, Evaluator
 from vidssl.robot.rollout import MakeController
@@ -135,8 +135,9 @@ class _Clones:
         refuse_changes(folder, kept["settings"], settings)
         self.seconds.setdefault(arm, []).append(kept["fit"].pop("seconds"))
         self.fits.setdefault(arm, []).append({"seed": seed, **kept["fit"]})
-        saved = SavedController(folder)
-        return saved, settings
+        # A training by the clock gives other weights each time: the episodes belong to these.
+        files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != "fit.json")
+        return SavedController(folder), {**settings, "its hash": hash_files(files)}
 
     def _take_over(self, folder: Path, settings: dict[str, Any]) -> None:
         """Copy an earlier evaluation's policy of the same settings, unless there is one here; fit.json last."""

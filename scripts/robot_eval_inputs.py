@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -12,15 +13,15 @@ from vidssl.errors import VidsslError
 from vidssl.features import FeatureExtractor, load_encoder
 from vidssl.machine import versions
 from vidssl.robot.arms import ARMS, CLONED, Architecture, check_arms
-from vidssl.robot.cloning import CloningConfig
+from vidssl.robot.cloning import CloningConfig, first_episodes
 from vidssl.robot.comparison import CEILING, FLOOR, why_no_expert
 from vidssl.robot.controller_files import identity, is_controller, load_controller
-from vidssl.robot.demonstration_checks import check_demonstrations
+from vidssl.robot.demonstration_checks import check_demonstrations, taken_as_of
 from vidssl.robot.episodes import Recording, open_recording, read_meta
 from vidssl.robot.pixels import episode_seed, find_image
 from vidssl.robot.recording import record
 from vidssl.robot.rollout import MakeController, Place
-from vidssl.robot.spaces import encoder_notes
+from vidssl.robot.spaces import Spaces, encoder_notes
 from vidssl.scripts.settings import parse_settings
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Inputs:
         controllers: name -> (folder or module:Class, hash of its content), of the arms that are no clones.
         makers: name -> what makes them.
         references: arms whose difference to all others is told.
+        layouts: seed and number of the test layouts.
         fps: of the videos.
         notes: what the reader of the table should know.
     """
@@ -53,6 +55,7 @@ class Inputs:
     recording: Recording | None
     demonstrations: dict[str, Any] | None
     pretraining_seconds: float | None
+    layouts: tuple[int, int]
     fps: float
     notes: list[str]
 
@@ -64,6 +67,10 @@ def prepare(config: "Config") -> Inputs:
     """
     given, run = _controllers(config)
     chosen = _arms(config, given, run)
+    for split, count in (("test", config.episodes), ("train", config.demo_episodes)):
+        episode_seed(config.seed, count - 1, split)  # a seed or number out of range is an error now
+    if config.overwrite:
+        _spare(config, [*given.values(), *config.reuse])
     cloning = cloning_config(config.cloning)
     makers = {name: load_controller(thing) for name, thing in given.items()}
     place = Place(config.env, "test", config.size)
@@ -73,13 +80,14 @@ def prepare(config: "Config") -> Inputs:
         fps = float(env.metadata.get("render_fps", 10))
         learned = None if run is None else load_encoder(run)
         notes = [] if learned is None else encoder_notes(learned, env)
+        spaces = Spaces.of(env)
     finally:
         env.close()
     architecture = Architecture(config.encoder, image_size) if learned is None else Architecture.of(learned)
     architecture.untrained(0)  # an unknown name is an error now, not after the demonstrations
     missing = why_no_expert(place)
     clones = [arm for arm in CLONED if arm in chosen]
-    recording = _given_demonstrations(config, image_size, missing) if clones else None
+    recording, unchecked = _given_demonstrations(config, image_size, spaces, missing) if clones else (None, [])
     if config.overwrite:
         forget(config.out)  # when everything is checked
     if clones and recording is None:
@@ -96,9 +104,19 @@ def prepare(config: "Config") -> Inputs:
         recording=recording,
         demonstrations=None if recording is None else _facts(recording, config.demo_episodes),
         pretraining_seconds=_pretraining_seconds(run),
+        layouts=(config.seed, config.episodes),
         fps=fps,
-        notes=notes if missing is None else [*notes, missing],
+        notes=[*notes, *unchecked, *([] if missing is None else [missing])],
     )
+
+
+def _spare(config: "Config", wanted: Iterable[str | Path]) -> None:
+    """Raises VidsslError when --overwrite would delete what the evaluation is about."""
+    for thing in wanted:
+        if Path(thing).exists() and Path(thing).resolve().is_relative_to(config.out.resolve()):
+            raise VidsslError(
+                f"--overwrite would delete {thing}, which is needed and lies in --out; choose another --out"
+            )
 
 
 def forget(out: Path) -> None:
@@ -170,18 +188,23 @@ def _own_demonstrations(config: "Config", image_size: tuple[int, int]) -> Record
     )
 
 
-def _given_demonstrations(config: "Config", image_size: tuple[int, int], no_expert: str | None) -> Recording | None:
-    """The recording named by --demos, checked; None where this command has to record its own."""
+def _given_demonstrations(
+    config: "Config", image_size: tuple[int, int], spaces: Spaces, no_expert: str | None
+) -> tuple[Recording | None, list[str]]:
+    """The recording named by --demos, checked, with notes on it; None where this command has to record its own."""
     if config.demos is None:
+        if config.camera is not None:
+            raise VidsslError("--camera: says which camera of --demos to see by, and there are none; leave it out")
         if no_expert is not None:
             raise VidsslError(f"{no_expert}. Nothing to clone: pass demonstrations with --demos, or other --arms")
         if not 0 <= config.demo_noise <= 2:
             raise VidsslError(f"--demo-noise: got {config.demo_noise}; 0 to 2")
-        return None
-    recording = open_recording(config.demos)
+        return None, []
+    recording = open_recording(config.demos, config.camera)
     test = {episode_seed(config.seed, index, "test") for index in range(config.episodes)}
-    check_demonstrations(recording, config.env, image_size, test)
-    return recording
+    notes = check_demonstrations(recording, config.env, image_size, test)
+    first_episodes(recording, config.demo_episodes)
+    return taken_as_of(recording, spaces), notes
 
 
 def _facts(recording: Recording, count: int) -> dict[str, Any]:

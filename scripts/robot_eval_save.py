@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 
 def check_free(root: Path, inputs: "Inputs") -> None:
     """Raises VidsslError, before the work, when something else is already where an arm's data set would go."""
+    now = {"env": inputs.place.env_id, "layouts": list(inputs.layouts)}
     for arm in inputs.arms:
         folder = root / arm
         used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
         facts = _facts(folder)
-        if used and (facts.get("env"), facts.get("policy")) != (inputs.place.env_id, arm):
-            raise VidsslError(f"{folder} is there already; choose another --save, or pass --overwrite")
+        if used and {"policy": arm, **now} != {name: facts.get(name) for name in ("policy", *now)}:
+            raise VidsslError(
+                f"{folder} holds something else, or the episodes of other layouts; choose another --save, or delete it"
+            )
 
 
 def save(root: Path, inputs: "Inputs", outcomes: Mapping[str, Sequence[EpisodeResult]], overwrite: bool) -> None:
@@ -44,11 +47,12 @@ def save(root: Path, inputs: "Inputs", outcomes: Mapping[str, Sequence[EpisodeRe
     bounds = {"action_low": box.low.tolist(), "action_high": box.high.tolist()}
     for arm, episodes in outcomes.items():
         each = [episode for episode in episodes if episode.length]
-        facts = bounds | {"policy": arm, "split": place.split, "evaluated": _digest(place, each)}
+        told = {"policy": arm, "split": place.split, "layouts": list(inputs.layouts)}
+        facts = bounds | told | {"evaluated": _digest(place, each)}
         whole = (root / arm / INFO).is_file() and not (root / arm / UNFINISHED).exists()
         if whole and not overwrite:
             if _facts(root / arm).get("evaluated") != facts["evaluated"]:
-                raise VidsslError(f"{root / arm} holds other episodes; choose another --save, or pass --overwrite")
+                raise VidsslError(f"{root / arm} holds other episodes; choose another --save, or delete it")
         elif each:
             pairs = track(record_again(place, each), total=len(each), description=f"saving {arm}")
             save_episodes(root / arm, place.env_id, inputs.fps, pairs, facts=facts, overwrite=True)

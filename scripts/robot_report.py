@@ -192,7 +192,7 @@ def _pretraining(results: Mapping[str, Any]) -> float | None:
 
 
 PRETRAINING = "minutes of pretraining"
-SAME = ("seed", "size", "cloning_seeds", "architecture")
+SAME = ("seed", "size", "layouts", "deadline", "cloning_seeds", "cloning", "budget", "architecture")
 SPENT: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
     "demonstrations": _demonstrations,
     PRETRAINING: _pretraining,

@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Iterable, Mapping
 from inspect import Parameter
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import tyro
 
@@ -42,10 +42,11 @@ def _value(what: str, text: str, parameter: Parameter) -> Any:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = text
-    default = parameter.default
-    if value is None and (parameter.annotation is Parameter.empty or "None" in str(parameter.annotation)):
+    default, annotation = parameter.default, parameter.annotation
+    if value is None and (annotation is Parameter.empty or "None" in str(annotation)):
         return None
-    kinds = KINDS.get(type(default), (object,))
+    named = [kind for kind in get_args(annotation) if kind in KINDS] if default is None else [type(default)]
+    kinds = tuple(kind for name in named for kind in KINDS.get(name, (object,))) or (object,)
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         raise VidsslError(f"{what}: got {text!r}; write a value like its default, {default!r}")
     return value

@@ -3,7 +3,7 @@
 #
 #   system   libraries that drawing and headless rendering load: only those that are missing, only as root, with apt-get
 #   .tools/  uv, the package manager, in an environment of its own
-#   .venv/   Python packages at the versions of uv.lock, and vidssl itself, editable
+#   .venv/   Python packages at the versions of uv.lock, and vidssl itself, editable; what else you put there stays
 #
 # Nothing else is written but uv's cache (its default place). Needs python3 with venv and pip.
 set -euo pipefail
@@ -90,9 +90,9 @@ fi
 unset VIRTUAL_ENV UV_PYTHON
 export UV_PROJECT_ENVIRONMENT=.venv UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-300}
 if [ ! -x .venv/bin/python ]; then
-  say "installs the packages of uv.lock into .venv/ (about 6 GB on disk; torch brings its GPU libraries)"
+  say "installs the packages of uv.lock into .venv/ (about 8 GB on disk; torch brings its GPU libraries)"
   .tools/bin/uv python find --quiet --no-python-downloads >/dev/null 2>&1 ||
     say "vidssl needs Python 3.11 or 3.12 and none is here; uv downloads one (or install one and run me again)"
 fi
-.tools/bin/uv sync --frozen || fail "the packages could not be installed; uv says why above"
+.tools/bin/uv sync --frozen --inexact || fail "the packages could not be installed; uv says why above"
 say "ready: .venv/bin/vidssl --help"

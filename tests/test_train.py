@@ -11,6 +11,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -233,6 +234,17 @@ def test_accumulation_takes_so_many_batches_a_step(tmp_path: Path) -> None:
 
     train(tmp_path / "run", Budget(steps=3), loader=Counting(), accumulate=2)
     assert len(seen) == 6
+    seen.clear()
+    train(tmp_path / "epochs", Budget(epochs=3), loader=Counting(), accumulate=4)
+    assert len(seen) == 12, "an epoch is 4 batches, however many make a step"
+
+
+def test_the_logged_loss_is_that_of_all_parts(tmp_path: Path) -> None:
+    for steps, accumulate in ((4, 1), (1, 4)):
+        train(tmp_path / f"{accumulate}", Budget(steps=steps), accumulate=accumulate, lr=1e-12)
+    apart, together = (metrics(tmp_path / name) for name in ("1", "4"))
+    assert together[0]["loss"] == pytest.approx(np.mean([line["loss"] for line in apart]), rel=0.2)
+    assert together[0]["loss"] != pytest.approx(apart[3]["loss"], rel=1e-3)
 
 
 def test_what_costs_time_is_measured_at_the_steps_that_are_logged(tmp_path: Path) -> None:

@@ -66,9 +66,9 @@ class Budget:
         if len(given) != 1 or next(iter(given.values())) <= 0:
             raise VidsslError(f"training budget: got {given or 'none'}; give one of steps, epochs or minutes, above 0")
 
-    def total_steps(self, steps_per_epoch: int) -> int | None:
-        """Steps in all, None when the clock decides."""
-        return self.epochs * steps_per_epoch if self.epochs else self.steps
+    def total_steps(self, batches_per_epoch: int, accumulate: int = 1) -> int | None:
+        """Optimiser steps in all, of `accumulate` batches each; None when the clock decides."""
+        return math.ceil(self.epochs * batches_per_epoch / accumulate) if self.epochs else self.steps
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def fit(
     optimizer = torch.optim.AdamW(_decay_groups(method, config.weight_decay), lr=config.lr, fused=fused)
     step, seconds = _begin(fabric, method, optimizer, run, run_config, resume)
     model, optimizer = fabric.setup(_Loss(method), optimizer)
-    total = budget.total_steps(loader.steps_per_epoch)
+    total = budget.total_steps(loader.steps_per_epoch, config.accumulate)
     batches = loader.batches(step * config.accumulate)
     waited, first_step, clipped = 0.0, step, 0
     pause = PAUSE if total is None else 0.0
@@ -257,12 +257,13 @@ def fit(
                 names.append(batch.get("names", []))
             norm = fabric.clip_gradients(model, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
             *values, norm = torch.stack([x.double() for x in (*losses, norm)]).tolist()  # a GPU waits once
-            for value, files in zip(values, names, strict=True):
-                if not math.isfinite(value):
+            for part_loss, files in zip(values, names, strict=True):
+                if not math.isfinite(part_loss):
                     raise VidsslError(
-                        f"loss is {value} at step {step}; batch: {', '.join(files)}. "
+                        f"loss is {part_loss} at step {step}; batch: {', '.join(files)}. "
                         f"Lower --lr, or use --precision 32; {_kept(run)}"
                     )
+            value = sum(values) / len(values)
             if not math.isfinite(norm):  # one step with it, and every weight would be NaN
                 raise VidsslError(
                     f"the gradient is not finite at step {step}, the loss is {value}. "

@@ -88,8 +88,10 @@ def test_quarantine_is_kept_and_counted(tmp_path: Path, capsys: pytest.CaptureFi
         "b.mp4,shorter than a clip,",
     ]
     again = Quarantine(file)
-    assert again.failed_before(7) == set()
-    assert again.failed_before(8) == {"a.mp4"}
+    assert again.failed_before(7) == {"b.mp4"}  # before training
+    assert again.failed_before(8) == {"a.mp4", "b.mp4"}
+    again.add("a.mp4", "its middle can't be read")  # a resumed run looks at it before it trains
+    assert again.failed_before(7) == {"b.mp4"}, "what failed at step 7 is not to fail earlier the second time"
     assert [path.name for path in file.parent.iterdir()] == ["quarantine.csv"]
     file.write_text("something else\n")
     with pytest.raises(VidsslError, match="expected the columns"):

@@ -1,6 +1,7 @@
 """The zarr reader against stores written the slow way; Push-T against the published set's own facts."""
 
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,11 @@ def test_an_array_of_chunks_on_a_grid(tmp_path: Path) -> None:
 
 def test_pusht_from_a_folder_and_a_tar(tmp_path: Path) -> None:
     values = write_pusht(tmp_path / "push.zarr", [5, 1, 3])
-    for path in (tmp_path, tmp_path / "push.zarr", as_tar(tmp_path / "push.zarr", tmp_path.parent / "push.tar")):
+    bare = tmp_path.parent / "bare.tar"
+    with tarfile.open(bare, "w") as tar:  # as `tar -C push.zarr -cf bare.tar .` makes it
+        tar.add(tmp_path / "push.zarr", arcname=".")
+    packed = as_tar(tmp_path / "push.zarr", tmp_path.parent / "push.tar")
+    for path in (tmp_path, tmp_path / "push.zarr", packed, bare):
         episodes = read_pusht(path)
         assert [episode.steps for episode in episodes] == [5, 1, 3]
         assert episodes[2].image.dtype == np.uint8

@@ -129,8 +129,26 @@ def test_bad_input_is_refused(probe) -> None:
             probe(*arguments)
     with pytest.raises(VidsslError, match="no seeds"):
         probe(x, labels, groups, seeds=())
-    with pytest.raises(VidsslError, match="k = 99"):
-        knn_probe(x, labels, groups, k=99)
+    with pytest.raises(VidsslError, match="k = 0; at least 1"):
+        knn_probe(x, labels, groups, k=0)
+
+
+def test_neighbours_where_one_group_is_most_of_the_data() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(5), [60, 2, 2, 2, 2])
+    labels = np.array(["yes", "no"] * 34)
+    x = rng.normal(size=(68, 3)) + 4.0 * (labels == "yes")[:, None]
+    assert knn_probe(x, labels, groups).mean > 0.7  # in one fold 8 items are left to learn from, fewer than k
+
+
+def test_two_folds_may_leave_one_group_to_choose_by() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(3), [30, 30, 30])
+    labels = np.array(["yes", "no"] * 45)
+    x = rng.normal(size=(90, 3)) + 3.0 * (labels == "yes")[:, None]
+    assert linear_probe(x, labels, groups, folds=2).mean > 0.9
+    told = ridge_r2(x, (labels == "yes").astype(float), groups, folds=2)
+    assert np.mean(told.mean) > 0.5
 
 
 @pytest.mark.parametrize("seed", [0, 1])

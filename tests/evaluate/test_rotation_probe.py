@@ -1,6 +1,7 @@
 """The rotation probe: what it can read, what it cannot, and R² by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -68,7 +69,8 @@ def test_pairs_of_a_group_go_both_ways_within_the_range() -> None:
     pose = exp(torch.tensor([[[0.0, 0, 0], [0.1, 0, 0], [0.5, 0, 0]]]))
     features = torch.arange(3.0).view(1, 3, 1)
     found = group_pairs(features, pose, [4], (0, 10))  # 0.1 rad is 5.7 degrees, the others are above 22
-    assert [found.a.flatten().tolist(), found.b.flatten().tolist()] == [[0, 1], [1, 0]]
+    assert [found.a.tolist(), found.b.tolist()] == [[0, 1], [1, 0]]
+    torch.testing.assert_close(found.views[found.b].flatten(), torch.tensor([1.0, 0.0]))
     torch.testing.assert_close(found.rotation[0], pose[0, 1], atol=1e-6, rtol=0)
     torch.testing.assert_close(found.rotation[1], pose[0, 1].mT, atol=1e-6, rtol=0)
     assert found.object.tolist() == [4, 4]
@@ -79,8 +81,8 @@ def test_refusals() -> None:
     with pytest.raises(VidsslError, match="20 objects are in the training and in the test pairs; split by object"):
         rotation_probe(good, good)
     with pytest.raises(VidsslError, match="the test features hold NaN or infinity"):
-        rotation_probe(good, Pairs(other.a / 0, other.b, other.rotation, other.object))
-    with pytest.raises(VidsslError, match=r"expected test features \[n,d\] twice"):
-        rotation_probe(good, Pairs(other.a[:, :5], other.b, other.rotation, other.object))
+        rotation_probe(good, replace(other, views=other.views / 0))
+    with pytest.raises(VidsslError, match=r"expected test views \[v,d\]"):
+        rotation_probe(good, replace(other, views=other.views[:, :5]))
     with pytest.raises(VidsslError, match="no two views are 170 to 180 degrees apart; widen the range"):
         group_pairs(torch.zeros(5, 3, 1), poses(5, 0), torch.arange(5), (170, 180))

@@ -140,6 +140,16 @@ def test_decides_every_few_ticks_on_the_last_frames(
         assert torch.allclose(inputs[0, :512], features[list(rows)].flatten(), atol=1e-5)
 
 
+def test_an_environment_may_fill_its_arrays_anew(demos: Demonstrations, extractor: FeatureExtractor) -> None:
+    controller, _ = clone_chunks(extractor, demos, SMALL, ChunkBudget(steps=2))
+    controller.reset()
+    felt = np.zeros(2, np.float32)
+    for tick in range(2):
+        felt[:] = tick
+        controller({"image": demos.frames[0], "proprio": felt})
+    assert torch.stack(list(controller._known)).tolist() == [[0, 0], [1, 1]]
+
+
 def test_streaming_encoder_gives_the_features_it_was_cloned_on(demos: Demonstrations) -> None:
     moving = Architecture("small-motion", (32, 32)).untrained(0)
     controller, _ = clone_chunks(moving, demos, SMALL, ChunkBudget(steps=2))

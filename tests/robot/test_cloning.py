@@ -1,6 +1,7 @@
 """Clones of a known controller on images of a known world."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from vidssl.robot.cloning import (
     encode_episodes,
     split_episodes,
 )
-from vidssl.robot.controllers import RandomController
+from vidssl.robot.controllers import RandomController, unit_range
 from vidssl.robot.evaluate import evaluate_policy, summary
 from vidssl.robot.pixels import episode_seed
 from vidssl.robot.recording import drive
@@ -140,6 +141,26 @@ def test_minutes_are_kept(demos: Demonstrations, extractor: FeatureExtractor) ->
     assert fit.seconds < 12, "3 s were asked for"
 
 
+def test_a_budget_by_the_clock_can_be_repeated_by_its_steps(demos: Demonstrations, extractor: FeatureExtractor) -> None:
+    timed, fit = clone_pixels(extractor, demos, CloningConfig(), minutes=0.01)
+    counted, same = clone_pixels(extractor, demos, CloningConfig(), steps=fit.steps)
+    assert same.loss == fit.loss
+    for name, weights in timed.head.state_dict().items():
+        assert torch.equal(counted.head.state_dict()[name], weights), name
+
+
+def test_a_loss_that_is_never_finite_is_an_error(demos: Demonstrations, extractor: FeatureExtractor) -> None:
+    broken = replace(demos, action=torch.full_like(demos.action, torch.nan))
+    with pytest.raises(VidsslError, match="never finite in 3 steps; look for NaN"):
+        clone_features(extractor, broken, CloningConfig(), steps=3)
+
+
+def test_what_never_moves_is_scaled_to_a_number() -> None:
+    low, high = np.array([0, 1], np.float32), np.array([2, 1], np.float32)
+    found = unit_range(torch.tensor([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]]), low, high)
+    assert found.tolist() == [[-1, -1], [0, -1], [1, -1]]
+
+
 @pytest.mark.parametrize("budget", [{}, {"steps": 1, "minutes": 1.0}])
 def test_one_budget(demos: Demonstrations, extractor: FeatureExtractor, budget: dict[str, float]) -> None:
     with pytest.raises(VidsslError, match="either steps or minutes"):
@@ -186,3 +207,5 @@ def test_demonstrations_come_back_from_disk(tmp_path: Path) -> None:
     np.testing.assert_allclose(demos.action[: lengths[0]], recording.episodes[0].action, atol=1e-6)
     with pytest.raises(VidsslError, match="holds 3 demonstrations, 4 were asked for"):
         load_demonstrations(recording, 4)
+    with pytest.raises(VidsslError, match="demonstrations: got -1; ask for at least 1"):
+        load_demonstrations(recording, -1)

@@ -111,3 +111,17 @@ def test_mistakes(monitor: SafetyMonitor, tmp_path: Path) -> None:
         MonitoredController(Steady(), monitor).fit_to(tiny_env.TinyEnv(size=48))
     with pytest.raises(VidsslError, match="the controller is a Steady, which cannot be saved"):
         MonitoredController(Steady(), monitor).save(tmp_path / "no")
+
+
+def test_the_monitor_is_told_what_was_executed(monitor: SafetyMonitor) -> None:
+    class Strong(Steady):
+        def __call__(self, observation: Any) -> np.ndarray:
+            return np.array([3.0, -3.0], np.float32)
+
+    env = tiny_env.TinyEnv()
+    controller = MonitoredController(Strong(), monitor).fit_to(env)
+    controller.reset()
+    observation, _ = env.reset(seed=0)
+    assert controller(observation).tolist() == [3, -3]
+    assert controller._executed is not None
+    assert controller._executed.tolist() == [1, -1]

@@ -1,6 +1,7 @@
 """`vidssl evaluate`: the table, the report, and answers to bad input."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,20 @@ def test_mistakes_are_answered_before_decoding(run: Path, videos: Path, tmp_path
     few.write_text("\n".join(one.read_text().splitlines()[:5]))
     words = tmp_path / "words.csv"
     words.write_text("path,speed\n" + "\n".join(f"{p.relative_to(videos)},fast" for p in videos.rglob("*.mp4")))
+    names = [f"{path.relative_to(videos)}" for path in sorted(videos.rglob("*.mp4"))]
+    for name, values in {"alike": [2] * 20, "endless": ["inf", *range(19)]}.items():
+        (tmp_path / f"{name}.csv").write_text(
+            "path,speed\n" + "\n".join(f"{path},{value}" for path, value in zip(names, values, strict=True))
+        )
+    rare = tmp_path / "rare.csv"  # known where one camera was
+    sources = dict(line.split(",") for line in (videos / "sources.csv").read_text().splitlines()[1:])
+    rare.write_text("path,speed\n" + "\n".join(f"{path},{i if i < 12 else ''}" for i, path in enumerate(names)))
+    one_camera = tmp_path / "one_camera.csv"
+    one_camera.write_text("path,source\n" + "\n".join(f"{p},{'a' if i < 12 else i}" for i, p in enumerate(names)))
+    assert set(sources) == set(names)
+    stray = tmp_path / "stray"
+    shutil.copytree(videos, stray)
+    shutil.copyfile(stray / "still" / "0.mp4", stray / "intro.mp4")
     short = tmp_path / "short.csv"
     short.write_text("path,speed\nstill/0.mp4,1\n")
     cases = [
@@ -119,6 +134,13 @@ def test_mistakes_are_answered_before_decoding(run: Path, videos: Path, tmp_path
         ([str(run), str(videos), "--groups", str(videos / "sources.csv"), "--folds", "11"], "10 groups can't make 11"),
         ([str(run), str(videos), "--targets", str(words)], "not a number"),
         ([str(run), str(videos), "--targets", str(short)], "no row for 19 of 20"),
+        ([str(run), str(videos), "--targets", str(tmp_path / "alike.csv")], "speed is the same for all videos"),
+        ([str(run), str(videos), "--targets", str(tmp_path / "endless.csv")], "speed holds infinity"),
+        (
+            [str(run), str(videos), "--targets", str(rare), "--groups", str(one_camera)],
+            "for which speed is known: .*1 groups can't make 5",
+        ),
+        ([str(run), str(stray)], "1 of 21 videos lie outside the class subfolders, e.g. intro.mp4"),
         ([str(run), str(videos), "--targets", str(tmp_path / "none.csv")], "no such file"),
         ([str(run), str(videos), "--seeds", "0"], "--seeds: got 0; at least 1"),
         ([str(run), str(videos), "--frames", "0"], "--frames: got 0; at least 1"),
@@ -133,3 +155,26 @@ def test_mistakes_are_answered_before_decoding(run: Path, videos: Path, tmp_path
 def test_a_mistake_is_one_line_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert vidssl(["evaluate", str(tmp_path), str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_subfolders_that_are_no_classes_do_not_stop_targets(
+    run: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(videos, data / "episodes")
+    names = [path.relative_to(data).as_posix() for path in sorted(data.rglob("*.mp4"))]
+    speeds = tmp_path / "speed.csv"
+    speeds.write_text("path,speed\n" + "\n".join(f"{name},{3 * ('moving' in name)}" for name in names))
+    main([str(run), str(data), "--targets", str(speeds), "--out", str(tmp_path), "--workers", "0", *FEW])
+    assert "subfolders are not probed as classes" in " ".join(capsys.readouterr().out.split())
+    assert "linear" not in json.loads((tmp_path / "evaluation.json").read_text())["rows"][0]
+
+
+def test_a_run_that_was_not_trained_on_videos(run: Path, videos: Path, tmp_path: Path) -> None:
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    config = json.loads((other / "config.json").read_text())
+    config["data"] = {"meshes": "default"}  # as vidssl pretrain-views has it
+    (other / "config.json").write_text(json.dumps(config))
+    main([str(other), str(videos), "--out", str(tmp_path / "out"), "--workers", "0", *FEW])
+    assert (tmp_path / "out" / "evaluation.json").exists()

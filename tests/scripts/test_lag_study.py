@@ -210,6 +210,7 @@ def test_operators_of_the_rover(tmp_path: Path) -> None:
         ({"episodes": 0}, "--episodes: got 0"),
         ({"drop": 1.0}, "--drop"),
         ({"max_steps": 0}, "--max-steps"),
+        ({"demo_episodes": -5}, "--demo-episodes: got -5; at least 2"),
         ({"max_steps": 9}, "TinyEnv has no max_steps"),
         ({"operators": ("predict",)}, r"TinyEnv.*direct"),
         ({"controllers": ("direct=test_lag_study:Slow",)}, "same name"),

@@ -1,6 +1,7 @@
 """`vidssl pretrain` on real encoded videos: from a folder to a loaded encoder, with and without a cache; bad input."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tiny_run import write_run
 
 import vidssl
 from vidssl.encoders import build_encoder
+from vidssl.errors import VidsslError
 from vidssl.methods import find_method
 from vidssl.scripts.cli import main
 from vidssl.scripts.pretrain import method_options
@@ -111,6 +113,15 @@ def test_mistakes_are_told_in_a_line(
 def test_an_option_may_be_none_where_the_method_says_so() -> None:
     found = method_options(find_method("cpc"), "cpc", ["temperature=None", "steps=4"])
     assert (found["temperature"], found["steps"], found["project"]) == (None, 4, 128)
+    assert method_options(find_method("simclr"), "simclr", ["distance=3"])["distance"] == 3
+    for wrong in ("distance=1.5", "distance=half"):
+        with pytest.raises(VidsslError, match="distance: got"):
+            method_options(find_method("simclr"), "simclr", [wrong])
+
+
+def test_a_class_that_is_no_method() -> None:
+    with pytest.raises(VidsslError, match=r"'pathlib:Path' has no loss and no default_views; CONTRIBUTING.md shows"):
+        find_method("pathlib:Path")
 
 
 def test_too_many_broken_files_stop_the_run(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,3 +240,20 @@ def test_an_encoder_from_elsewhere_is_trained_and_loaded_again(
     monkeypatch.delitem(sys.modules, "my_encoders")
     with pytest.raises(vidssl.VidsslError, match=r"No module named 'my_encoders'.*put the module on PYTHONPATH"):
         vidssl.load_encoder(tmp_path / "run")
+
+
+def test_settings_with_several_values_are_the_same_again(videos: Path, tmp_path: Path) -> None:
+    motion = ("--encoder", "small", "--method", "motion", "--views", "none", "--options", "grids=(1,2)")
+    assert pretrain(videos, tmp_path / "first", *motion) == 0
+    assert pretrain(videos, tmp_path / "same", *motion, "--steps", "1", "--init", str(tmp_path / "first")) == 0
+    assert json.loads((tmp_path / "same" / "config.json").read_text())["init"]["weights"] == "all"
+
+
+def test_the_method_that_contributing_shows_is_trained(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (tmp_path / "shown_method.py").write_text(re.findall(r"```python\n(.*?class Tiny.*?)```", page, re.DOTALL)[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    assert pretrain(videos, tmp_path / "run", "--method", "shown_method:Tiny", "--options", "temperature=0.5") == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["method"]["options"] == {"temperature": 0.5}

@@ -14,6 +14,7 @@ import av
 import cv2
 import pytest
 from extractors import random_extractor
+from safetensors.torch import load_file, save_file
 
 from vidssl.checkpoint import write_config, write_model
 from vidssl.errors import VidsslError
@@ -169,6 +170,9 @@ def test_mistakes(config: Config, folder: Path, results: dict[str, Any]) -> None
         ({"demos": folder / "run"}, "not a folder of recorded episodes"),
         ({"demos": demos, "demo_episodes": 99}, "holds 12 demonstrations"),
         ({"demo_noise": 3.0}, "--demo-noise: got 3.0; 0 to 2"),
+        ({"camera": "wrist"}, "--camera: says which camera of --demos"),
+        ({"demos": demos, "camera": "wrist"}, "got camera 'wrist'; a folder of `vidssl record` has one camera"),
+        ({"seed": 10_000}, "seed"),
         ({"demos": demos, "size": 48}, r"images of 32x32.*48x48"),
         ({"run": None, "arms": ("pixels",), "encoder": "vgg"}, r"unknown encoder 'vgg'"),
     ]
@@ -291,11 +295,13 @@ def test_more_controllers_and_saved_episodes(config: Config, folder: Path, resul
     assert written == {"random"}, "what is whole is kept"
     assert not unfinished.exists()
     less = replace(options, episodes=5, arms=("random",))
-    with pytest.raises(VidsslError, match=r"saved/random holds other episodes; choose another --save"):
-        run(less)
-    unfinished.parent.parent.joinpath("meta", "notes.json").unlink()
-    with pytest.raises(VidsslError, match=r"saved/random is there already; choose another --save"):
-        run(less)
+    driven = (folder / "more" / "episodes" / "random-seed0.safetensors").stat().st_mtime_ns
+    for _ in range(2):
+        with pytest.raises(VidsslError, match=r"saved/random holds something else, or .* other layouts"):
+            run(less)
+        notes_file = unfinished.parent.parent / "meta" / "notes.json"
+        notes_file.unlink(missing_ok=True)
+    assert (folder / "more" / "episodes" / "random-seed0.safetensors").stat().st_mtime_ns == driven, "said before"
 
 
 def test_settings_of_clones() -> None:
@@ -342,6 +348,42 @@ def test_overwriting_with_other_settings(tmp_path: Path) -> None:
     again = run(replace(first, seed=1, demo_noise=0.1, overwrite=True))
     facts = again["demonstrations"]["facts"]
     assert (facts["seed"], facts["noise"]) == (1, 0.1)
+
+
+def test_overwriting_spares_what_is_judged(results: dict[str, Any], config: Config, folder: Path) -> None:
+    policy = folder / "out" / "controllers" / "learned-seed0"
+    before = sorted(policy.rglob("*"))
+    for change in ({"run": policy}, {"run": None, "controllers": (f"it={policy}",)}, {"reuse": (folder / "out",)}):
+        with pytest.raises(VidsslError, match=r"--overwrite would delete .*choose another --out"):
+            run(replace(config, **change, overwrite=True))
+    with pytest.raises(VidsslError, match="holds 12 demonstrations, 99"):
+        run(replace(config, demos=folder / "out" / "demos", demo_episodes=99, overwrite=True))
+    assert sorted(policy.rglob("*")) == before
+    assert (folder / "out" / "episodes" / "learned-seed0.safetensors").exists()
+
+
+def test_episodes_belong_to_the_weights_that_drove_them(tmp_path: Path) -> None:
+    options = Config(env=TINY, arms=("random-encoder",), episodes=2, demo_episodes=2, head_steps=1, workers=0)
+    options = replace(options, out=tmp_path / "out", no_videos=True)
+    run(options)
+    head = tmp_path / "out" / "controllers" / "random-encoder-seed0" / "head.safetensors"
+    tensors = {name: value + 1 for name, value in load_file(head).items()}
+    save_file(tensors, head)  # as a policy that was trained again by the clock would differ
+    with pytest.raises(VidsslError, match=r"was made with other settings .its hash"):
+        run(options)
+
+
+def test_demonstrations_of_others(config: Config, folder: Path, results: dict[str, Any]) -> None:
+    from vidssl.robot.recording import record
+
+    record(TINY, folder / "theirs", 4, form="lerobot", seed=3)
+    (folder / "theirs" / "meta" / "notes.json").unlink()  # what only data sets of ours hold
+    options = replace(config, demos=folder / "theirs", demo_episodes=4, arms=("learned",), seeds=(0,), no_videos=True)
+    found = run(replace(options, out=folder / "by-theirs"))
+    assert found["arms"]["learned"]["results"]
+    assert any("does not say which environment and layouts" in note for note in found["notes"])
+    with pytest.raises(VidsslError, match="unknown camera 'wrist'"):
+        run(replace(options, camera="wrist", out=folder / "by-wrist"))
 
 
 def test_folders_named_after_an_arm(results: dict[str, Any], folder: Path) -> None:

@@ -20,8 +20,11 @@ a mean vector grows beside them, which no probe minds (`predict` ends so at its 
 real trainings). Pure Python: reading a line takes microseconds.
 """
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from math import inf
 from statistics import mean
 from typing import Any, Literal
 
@@ -33,6 +36,7 @@ Line = Mapping[str, float]
 Verdict = Literal["constant", "dimensional", "projector", "healthy", "unknown"]
 SIDES: tuple[Where, ...] = ("embedding", "feature")
 
+TRACKED = (*(f"{side}_{name}" for side in SIDES for name in ("spread", "rank")), "embedding_scale")
 PATIENCE = 5  # lines in a row that must agree: batches differ, and a start may stumble
 CONSTANT_SPREAD = 0.2  # unit outputs nearer together than this, having lost three quarters of the spread they once had
 DIMENSIONAL_RANK = 5.0  # directions, having lost three quarters of those they once had
@@ -120,15 +124,19 @@ class Doctor:
         self.limit = SUSPICION if self.known else 1.0
         self.lines: list[Line] = []
         self.told: set[tuple[str, str]] = set()
+        self._tracks: dict[str, Track] = {}
 
     def read(self, line: Line) -> list[Finding]:
         """The findings that this line makes sure of, none twice. Lines without `feature_spread` are passed over."""
         if "feature_spread" not in line:
             return []
         self.lines.append(line)
+        for name in TRACKED:
+            if name in line:
+                self._tracks.setdefault(name, Track(line[name])).add(line[name])
         found = []
         for where in SIDES:
-            kind = symptom(self.lines, where, self.limit)
+            kind = self._symptom(where)
             if kind is None or (where, kind) in self.told or (where, "constant") in self.told:
                 continue
             self.told.add((where, kind))
@@ -140,7 +148,7 @@ class Doctor:
         """How the run stands at the last line read."""
         if len(self.lines) < PATIENCE:
             return "unknown"
-        embedding, feature = (symptom(self.lines, where, self.limit) for where in SIDES)
+        embedding, feature = (self._symptom(where) for where in SIDES)
         if "constant" in (embedding, feature):
             return "constant"
         if feature is not None or (embedding is not None and self.known):
@@ -152,10 +160,15 @@ class Doctor:
         """Whether the run stands so badly that it may as well end."""
         return self.verdict in ("constant", "dimensional")
 
+    def _symptom(self, where: Where) -> Collapse | None:
+        terms = sum(name.startswith("share_") for name in self.lines[-1])
+        return symptom(self._tracks, where, self.limit, terms)
+
     def _finding(self, where: Where, kind: Collapse) -> Finding:
         cause, known, reasons, advice = name_cause(self.lines, where, kind, self.setting)
         words = _symptom_in_words(self.lines, where, kind, self.limit)
-        evidence = (*words, *_other_side(self.lines, where, self.limit), *reasons)
+        other: Where = "feature" if where == "embedding" else "embedding"
+        evidence = (*words, *_other_side(self.lines, other, self._symptom(other)), *reasons)
         warning = self.verdict == "projector"
         return Finding(int(self.lines[-1]["step"]), kind, where, cause, known, evidence, advice, warning)
 
@@ -189,34 +202,60 @@ def diagnose(lines: Iterable[Line], setting: Setting | None = None) -> Diagnosis
     return Diagnosis(verdict, findings, tuple(notes))
 
 
-def symptom(lines: Sequence[Line], where: Where, limit: float = 1.0) -> Collapse | None:
-    """What the last `PATIENCE` lines agree on; `limit` multiplies the thresholds."""
-    spread, rank = (series(lines, f"{where}_{name}") for name in ("spread", "rank"))
-    if len(spread) < PATIENCE:
+@dataclass
+class Track:
+    """What is remembered of a number that is logged: its first value, its largest, the last `PATIENCE`, how many."""
+
+    first: float
+    peak: float = -inf
+    count: int = 0
+    recent: deque[float] = field(default_factory=partial(deque, maxlen=PATIENCE))
+
+    def add(self, value: float) -> None:
+        """One more."""
+        self.peak, self.count = max(self.peak, value), self.count + 1
+        self.recent.append(value)
+
+    @property
+    def patient(self) -> bool:
+        """Whether there are enough to judge by."""
+        return self.count >= PATIENCE
+
+
+def symptom(tracks: Mapping[str, Track], where: Where, limit: float = 1.0, terms: int = 0) -> Collapse | None:
+    """What the last `PATIENCE` lines agree on.
+
+    Args:
+        tracks: of the numbers `TRACKED`, those that are logged.
+        where: which side.
+        limit: multiplies the thresholds.
+        terms: of the loss, as the last line has them.
+    """
+    spread, rank = (tracks.get(f"{where}_{name}") for name in ("spread", "rank"))
+    if spread is None or not spread.patient:
         return None
-    recent, peak = spread[-PATIENCE:], max(spread)
-    if max(recent) < limit * min(CONSTANT_SPREAD, peak / 4) and not (where == "feature" and _shifted(lines, limit)):
+    fallen = max(spread.recent) < limit * min(CONSTANT_SPREAD, spread.peak / 4)
+    if fallen and not (where == "feature" and _shifted(tracks, limit, terms)):
         return "constant"
-    if where == "embedding" and _shrunk(lines):
+    if where == "embedding" and terms > 1 and _shrunk(tracks):
         return "constant"
-    if peak < NEVER_SPREAD and len(spread) >= 2 * PATIENCE and recent[-1] <= spread[0]:
+    if spread.peak < NEVER_SPREAD and spread.count >= 2 * PATIENCE and spread.recent[-1] <= spread.first:
         return "constant"
-    if len(rank) >= PATIENCE and max(rank[-PATIENCE:]) < limit * min(DIMENSIONAL_RANK, max(rank) / 4):
+    if rank is not None and rank.patient and max(rank.recent) < limit * min(DIMENSIONAL_RANK, rank.peak / 4):
         return "dimensional"
     return None
 
 
-def _shifted(lines: Sequence[Line], limit: float) -> bool:
+def _shifted(tracks: Mapping[str, Track], limit: float, terms: int) -> bool:
     """Whether features kept their directions, and embeddings stand: only their common mean has grown."""
-    rank = series(lines, "feature_rank")
-    kept = len(rank) >= PATIENCE and min(rank[-PATIENCE:]) >= KEPT * max(rank)
-    return kept and symptom(lines, "embedding", limit) != "constant"
+    rank = tracks.get("feature_rank")
+    kept = rank is not None and rank.patient and min(rank.recent) >= KEPT * rank.peak
+    return kept and symptom(tracks, "embedding", limit, terms) != "constant"
 
 
-def _shrunk(lines: Sequence[Line]) -> bool:
-    scale = series(lines, "embedding_scale")
-    terms = sum(name.startswith("share_") for name in lines[-1])
-    return terms > 1 and len(scale) >= PATIENCE and max(scale[-PATIENCE:]) < SHRUNK * max(scale)
+def _shrunk(tracks: Mapping[str, Track]) -> bool:
+    scale = tracks.get("embedding_scale")
+    return scale is not None and scale.patient and max(scale.recent) < SHRUNK * scale.peak
 
 
 def _drowned(lines: Sequence[Line], setting: Setting | None) -> list[str]:
@@ -257,16 +296,14 @@ def _symptom_in_words(lines: Sequence[Line], where: Where, kind: Collapse, limit
     ]
 
 
-def _other_side(lines: Sequence[Line], where: Where, limit: float) -> list[str]:
-    """How the encoder stands when the projector fell, and the other way round."""
-    other: Where = "feature" if where == "embedding" else "embedding"
+def _other_side(lines: Sequence[Line], other: Where, kind: Collapse | None) -> list[str]:
+    """How the encoder stands when the projector fell, and the other way round: `kind` is what it shows."""
     rank, spread = (series(lines, f"{other}_{name}") for name in ("rank", "spread"))
     if not rank or not spread:
         return []
-    stands = symptom(lines, other, limit) is None
     subject = "the encoder before the projector" if other == "feature" else "what the loss compares"
     return [
-        f"{subject} {'has not collapsed' if stands else 'has collapsed too'}: {other}_rank {rank[-1]:.3g} "
+        f"{subject} {'has not collapsed' if kind is None else 'has collapsed too'}: {other}_rank {rank[-1]:.3g} "
         f"({max(rank):.3g} at most), {other}_spread {spread[-1]:.3g} ({max(spread):.3g} at most)"
     ]
 

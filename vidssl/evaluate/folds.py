@@ -45,6 +45,11 @@ def check_groups(groups: Groups, n: int, folds: int) -> NDArray[np.int64]:
     return numbers.astype(np.int64)
 
 
+def inner_groups(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The groups [n] to cut inner folds by: every item its own where all are of one group, as can be in two folds."""
+    return np.arange(len(groups)) if len(np.unique(groups)) < 2 else groups
+
+
 @dataclass(frozen=True)
 class Labels:
     """Class numbers [n] and the class names they stand for."""

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 INNER_FOLDS = 5  # for selecting C; fewer when the training folds hold fewer groups
@@ -114,6 +116,27 @@ def fit_softmax(
             open_, inside, penalty, metric = open_[going], inside[going], penalty[going], metric[going]
             weights, ahead, momentum = weights[going], ahead[going], momentum[going]
     return result.view(len(rows), len(strengths), width, classes)
+
+
+def likeliest_strength(basis: Basis, labels: Tensor, classes: int, fold: ArrayLike) -> Tensor:
+    """The C [1] of `STRENGTHS` under which rows left out of a fit are likeliest.
+
+    Args:
+        basis: of n training rows.
+        labels: class numbers [n].
+        classes: K.
+        fold: the inner fold of each row [n].
+    """
+    folds = torch.as_tensor(np.asarray(fold))
+    out = torch.stack([folds == part for part in folds.unique().tolist()])  # [P, n]
+    strengths = torch.tensor(STRENGTHS, dtype=basis.train.dtype)
+    fitted = fit_softmax(basis, labels, classes, (~out).to(basis.train), strengths)  # [P, L, r + 1, K]
+    rows = with_ones(basis.train)
+    likelihood = [
+        scores(rows[part], weights).log_softmax(2)[:, torch.arange(int(part.sum())), labels[part]].sum(1)
+        for part, weights in zip(out, fitted, strict=True)
+    ]
+    return strengths[torch.stack(likelihood).sum(0).argmax()].view(1)
 
 
 def with_ones(x: Tensor) -> Tensor:

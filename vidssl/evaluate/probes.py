@@ -23,10 +23,20 @@ from vidssl.evaluate.folds import (
     check_features,
     check_groups,
     check_labels,
+    inner_groups,
     label_folds,
 )
 from vidssl.evaluate.intervals import Bootstrap, group_bootstrap, group_means
-from vidssl.evaluate.linear import INNER_FOLDS, STRENGTHS, Basis, Scaler, fit_softmax, scores, threads_for, with_ones
+from vidssl.evaluate.linear import (
+    INNER_FOLDS,
+    Basis,
+    Scaler,
+    fit_softmax,
+    likeliest_strength,
+    scores,
+    threads_for,
+    with_ones,
+)
 
 # (training features, labels, groups, test features) -> predicted class numbers of the test items
 Predict = Callable[[Tensor, Labels, NDArray[np.int64], Tensor], Tensor]
@@ -100,18 +110,19 @@ def knn_probe(
 
     Args:
         features, labels, groups, folds, seeds: as for `linear_probe`, whose folds are the same.
-        k: neighbours, at most the number of items in the training folds.
+        k: neighbours; all training items where a training set has fewer.
 
     Raises:
         VidsslError: as `linear_probe`; k out of range.
     """
 
+    if k < 1:
+        raise VidsslError(f"knn_probe: got k = {k}; at least 1")
+
     def predict(train: Tensor, labels: Labels, groups: NDArray[np.int64], test: Tensor) -> Tensor:
-        if not 1 <= k <= len(train):
-            raise VidsslError(f"knn_probe: k = {k}, but a training set has {len(train)} items; lower k")
         scaler = Scaler.fit(train)
         unit = [torch.nn.functional.normalize(scaler(x), dim=1) for x in (test, train)]
-        near = (unit[0] @ unit[1].T).topk(k, dim=1)
+        near = (unit[0] @ unit[1].T).topk(min(k, len(train)), dim=1)
         votes = torch.nn.functional.one_hot(torch.as_tensor(labels.numbers)[near.indices], len(labels.classes))
         nearness = (votes * near.values[..., None]).sum(dim=1) / (4 * k)  # within ±1/4: decides ties only
         return (votes.sum(dim=1) + nearness).argmax(dim=1)
@@ -210,18 +221,9 @@ def _result(
 def _linear_predictions(train: Tensor, labels: Labels, groups: NDArray[np.int64], test: Tensor) -> Tensor:
     """Select C on the training items, refit on all of them, predict class numbers [m] of the test items."""
     basis = Basis.fit(train, test)
-    y, strengths, classes = (
-        torch.as_tensor(labels.numbers),
-        torch.tensor(STRENGTHS, dtype=train.dtype),
-        len(labels.classes),
-    )
+    y, classes = torch.as_tensor(labels.numbers), len(labels.classes)
+    groups = inner_groups(groups)
     inner = label_folds(labels.numbers, groups, min(INNER_FOLDS, len(np.unique(groups))), seed=0)
-    held_out = torch.as_tensor(np.stack([inner == number for number in range(inner.max() + 1)]))  # [P, n]
-    weights = fit_softmax(basis, y, classes, rows=(~held_out).to(train), strengths=strengths)  # [P, L, r + 1, K]
-    likelihood = train.new_zeros(len(strengths))
-    for out, fitted in zip(held_out, weights, strict=True):
-        chance = scores(with_ones(basis.train[out]), fitted).log_softmax(dim=-1)  # [L, items, K]
-        likelihood += chance[:, torch.arange(int(out.sum())), y[out]].sum(dim=1)
-    best = strengths[likelihood.argmax()].view(1)
+    best = likeliest_strength(basis, y, classes, inner)
     weights = fit_softmax(basis, y, classes, rows=torch.ones(1, len(y)).to(train), strengths=best)
     return scores(with_ones(basis.test), weights[0])[0].argmax(dim=-1)

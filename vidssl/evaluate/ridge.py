@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from vidssl.errors import VidsslError
-from vidssl.evaluate.folds import Features, Groups, check_features, check_groups, group_folds
+from vidssl.evaluate.folds import Features, Groups, check_features, check_groups, group_folds, inner_groups
 from vidssl.evaluate.intervals import Bootstrap, group_draws
 from vidssl.evaluate.linear import INNER_FOLDS, STRENGTHS, Basis, fit_ridge, threads_for, with_ones
 
@@ -180,6 +180,7 @@ def _errors(x: Tensor, y: Tensor, groups: NDArray[np.int64], folds: int, seed: i
 def _best(basis: Basis, y: Tensor, groups: NDArray[np.int64]) -> Tensor:
     """[r + 1, m] weights, the penalty chosen per target by inner validation."""
     strengths = torch.tensor(STRENGTHS, dtype=y.dtype)
+    groups = inner_groups(groups)
     inner = torch.as_tensor(group_folds(groups, min(INNER_FOLDS, len(np.unique(groups))), seed=0))
     loss = y.new_zeros(len(strengths), y.shape[1])
     for number in range(int(inner.max()) + 1):

@@ -5,15 +5,15 @@ features of both views, side by side, and gives the rotation; R² on held-out pa
 judged by are not among those it was trained on, quaternions are canonical (w ≥ 0; with q and −q mixed at will no R² can
 near 1), and degrees are given too, since R² depends on the range of angles.
 
-    features of a [n,d] ┐ standardised ─ network ─ 9 numbers ─┬─ R² of the nine
-    features of b [n,d] ┘                                     └─ SVD ─ rotation ─┬─ R² of its quaternion
-                                                                                 └─ angle to the truth, degrees
+    features of view a [d] ┐ standardised ─ network ─ 9 numbers ─┬─ R² of the nine
+    features of view b [d] ┘                                     └─ SVD ─ rotation ─┬─ R² of its quaternion
+                                                                                    └─ angle to the truth, degrees
 
-n pairs, d feature dim.
+v views, n pairs of them, d feature dim.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import roma
@@ -33,11 +33,13 @@ class Pairs:
     """Pairs of views and what is between them.
 
     Attributes:
-        a, b: float32 `[n,d]`, features of the first and of the second view.
+        views: float32 `[v,d]`, features of views.
+        a, b: int64 `[n]`, the first and the second view of each pair, as rows of `views`.
         rotation: float32 `[n,3,3]`, from the first to the second.
         object: int64 `[n]`, the object that both show.
     """
 
+    views: Tensor
     a: Tensor
     b: Tensor
     rotation: Tensor
@@ -90,7 +92,9 @@ def group_pairs(features: Tensor, rotations: ArrayLike, objects: ArrayLike, degr
             f"rotation probe: no two views are {degrees[0]} to {degrees[1]} degrees apart; widen the range"
         )
     number = torch.as_tensor(np.asarray(objects)).repeat_interleave(len(i))
-    return Pairs(features[:, i].flatten(0, 1)[keep], features[:, j].flatten(0, 1)[keep], between[keep], number[keep])
+    begins = torch.arange(len(pose))[:, None] * pose.shape[1]
+    a, b = ((begins + side).flatten()[keep] for side in (i, j))
+    return Pairs(features.flatten(0, 1), a, b, between[keep], number[keep])
 
 
 def rotation_probe(
@@ -105,22 +109,23 @@ def rotation_probe(
         VidsslError: features that are not finite or differ in width, objects in both sets, too few objects.
     """
     _check(train, test)
-    scale = Scaler.fit(torch.cat([train.a, train.b]))
+    scale = Scaler.fit(train.views)
     generator = torch.Generator().manual_seed(seed)
     names = train.object.unique()
     shuffled = names[torch.randperm(len(names), generator=generator)]
     held = torch.isin(train.object, shuffled[: max(1, round(HELD_OUT * len(names)))])
-    fit, choose = (_standardised(_rows(train, rows), scale) for rows in (~held, held))
+    scaled = replace(train, views=scale(train.views).float())
+    fit, choose = (_rows(scaled, rows) for rows in (~held, held))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = nn.Sequential(*_layers(fit[0].shape[1], hidden))
+        net = nn.Sequential(*_layers(2 * scaled.views.shape[1], hidden))
         best, kept = float("inf"), {}
         for _ in _epochs(net, fit, epochs, lr, batch, generator):
-            loss = float((_predict(net, choose[0]) - choose[1]).square().mean())
+            loss = float((_predict(net, choose) - choose.rotation.flatten(1)).square().mean())
             if loss < best:
                 best, kept = loss, {name: value.clone() for name, value in net.state_dict().items()}
         net.load_state_dict(kept)
-    return judge(_predict(net, _standardised(test, scale)[0]), test.rotation)
+    return judge(_predict(net, replace(test, views=scale(test.views).float())), test.rotation)
 
 
 def judge(nine: Tensor, rotation: Tensor) -> RotationProbeResult:
@@ -157,16 +162,15 @@ def _layers(inputs: int, hidden: int) -> Iterator[nn.Module]:
 
 
 def _epochs(
-    net: nn.Module, data: tuple[Tensor, Tensor], epochs: int, lr: float, batch: int, generator: torch.Generator
+    net: nn.Module, data: Pairs, epochs: int, lr: float, batch: int, generator: torch.Generator
 ) -> Iterator[None]:
     """Trains; yields after every epoch."""
-    inputs, targets = data
     optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=1e-2)
-    steps = epochs * (len(inputs) // batch + 1)
+    steps = epochs * (len(data.a) // batch + 1)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(epochs):
-        for rows in torch.randperm(len(inputs), generator=generator).split(batch):
-            loss = (net(inputs[rows]) - targets[rows]).square().mean()
+        for rows in torch.randperm(len(data.a), generator=generator).split(batch):
+            loss = (net(_side_by_side(data, rows)) - data.rotation[rows].flatten(1)).square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -175,29 +179,30 @@ def _epochs(
 
 
 @torch.no_grad()
-def _predict(net: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    return torch.cat([net(part) for part in inputs.split(4096)])
+def _predict(net: Callable[[Tensor], Tensor], pairs: Pairs) -> Tensor:
+    return torch.cat([net(_side_by_side(pairs, rows)) for rows in torch.arange(len(pairs.a)).split(4096)])
+
+
+def _side_by_side(pairs: Pairs, rows: Tensor) -> Tensor:
+    """The features `[r,2d]` of both views of some pairs."""
+    return torch.cat([pairs.views[pairs.a[rows]], pairs.views[pairs.b[rows]]], dim=1)
 
 
 def _rows(pairs: Pairs, rows: Tensor) -> Pairs:
-    return Pairs(pairs.a[rows], pairs.b[rows], pairs.rotation[rows], pairs.object[rows])
-
-
-def _standardised(pairs: Pairs, scale: Scaler) -> tuple[Tensor, Tensor]:
-    """Inputs `[n,2d]` and targets `[n,9]`."""
-    return torch.cat([scale(pairs.a), scale(pairs.b)], dim=1).float(), pairs.rotation.flatten(1)
+    return Pairs(pairs.views, pairs.a[rows], pairs.b[rows], pairs.rotation[rows], pairs.object[rows])
 
 
 def _check(train: Pairs, test: Pairs) -> None:
     for name, pairs in (("train", train), ("test", test)):
         shapes = [tuple(x.shape) for x in (pairs.a, pairs.b, pairs.rotation, pairs.object)]
-        n, d = shapes[0]
-        if shapes != [(n, d), (n, d), (n, 3, 3), (n,)] or d != train.a.shape[1] or n < 2:
+        n, views = len(pairs.a), tuple(pairs.views.shape)
+        fits = shapes == [(n,), (n,), (n, 3, 3), (n,)] and n >= 2
+        if not fits or views[1:] != train.views.shape[1:] or len(views) != 2:
             raise VidsslError(
-                f"rotation probe: expected {name} features [n,d] twice, rotations [n,3,3] and objects [n], at least 2 "
-                f"pairs and one d, got {shapes}"
+                f"rotation probe: expected {name} views [v,d], their rows [n] twice, rotations [n,3,3] and objects "
+                f"[n], at least 2 pairs and one d, got {[views, *shapes]}"
             )
-        if not (torch.isfinite(pairs.a).all() and torch.isfinite(pairs.b).all()):
+        if not torch.isfinite(pairs.views).all():
             raise VidsslError(f"rotation probe: the {name} features hold NaN or infinity; check the encoder")
     if (both := torch.isin(test.object.unique(), train.object)).any():
         raise VidsslError(

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vidssl.encoders.points import check_points, unit_clouds
 from vidssl.errors import VidsslError
 from vidssl.evaluate.folds import check_features, check_groups, check_labels, label_folds
 from vidssl.evaluate.intervals import Bootstrap, group_bootstrap
-from vidssl.evaluate.linear import INNER_FOLDS, STRENGTHS, Basis, fit_softmax, scores, threads_for, with_ones
+from vidssl.evaluate.linear import INNER_FOLDS, Basis, fit_softmax, likeliest_strength, scores, threads_for, with_ones
 
 FARTHEST = 4.0  # of D2's histogram, in units of the cloud's root mean square distance from its mean
 
@@ -87,7 +87,7 @@ def shape_probe(train: Views, test: Views) -> ShapeProbeResult:
     truth = torch.tensor([labels.classes.index(kind) for kind in test.kinds])
     with threads_for(x):
         basis, known, number = Basis.fit(x, y), torch.as_tensor(labels.numbers), len(labels.classes)
-        strength = _strength(basis, known, number, label_folds(labels.numbers, groups, INNER_FOLDS, seed=0))
+        strength = likeliest_strength(basis, known, number, label_folds(labels.numbers, groups, INNER_FOLDS, seed=0))
         weights = fit_softmax(basis, known, number, x.new_ones(1, len(x)), strength)
         right = (scores(with_ones(basis.test), weights[0])[0].argmax(1) == truth).numpy()
     recalls = [right[truth.numpy() == kind].mean() for kind in truth.unique().tolist()]
@@ -98,20 +98,6 @@ def shape_probe(train: Views, test: Views) -> ShapeProbeResult:
         strength=float(strength),
         right=right,
     )
-
-
-def _strength(basis: Basis, labels: Tensor, number: int, fold: ArrayLike) -> Tensor:
-    """The strength [1] under which rows left out of a fit are likeliest."""
-    fold = torch.as_tensor(np.asarray(fold))
-    out = torch.stack([fold == part for part in fold.unique().tolist()])  # [folds, n]
-    strengths = torch.tensor(STRENGTHS, dtype=basis.train.dtype)
-    fitted = fit_softmax(basis, labels, number, (~out).to(basis.train), strengths)  # [folds, Q, r + 1, K]
-    rows = with_ones(basis.train)
-    likelihood = [
-        scores(rows[part], weights).log_softmax(2)[:, torch.arange(int(part.sum())), labels[part]].sum(1)
-        for part, weights in zip(out, fitted, strict=True)
-    ]
-    return strengths[torch.stack(likelihood).sum(0).argmax()].view(1)
 
 
 def shape_distances(points: Tensor, bins: int = 64, pairs: int = 4096, seed: int = 0) -> Tensor:

@@ -11,6 +11,7 @@ A method is an `nn.Module` built as `Method(encoder, views, **options)` with
 - `ablations`: settings in which it collapses, see `vidssl.methods.ablation`;
 - `encoder` and `context` (a module or None): what a run exports; `output`, `"encoder"` or `"context"`: which of the
   two is the feature;
+- `needs_rotation`, where it is True: it cannot learn from videos alone;
 - `after_step()`, where it has one: called after every optimiser step (EMA, queues).
 """
 
@@ -19,7 +20,7 @@ from typing import Any
 
 from torch import nn
 
-from vidssl.errors import unknown_name
+from vidssl.errors import VidsslError, unknown_name
 from vidssl.methods.barlow import BarlowTwins
 from vidssl.methods.byol import BYOL
 from vidssl.methods.colorize import Colorize
@@ -73,10 +74,26 @@ def find_method(name: str) -> Any:
     """The class of a method: a key of `METHODS`, or `"module:Class"` for one that lives elsewhere.
 
     Raises:
-        VidsslError: unknown name (lists the valid ones), or a module or class that cannot be imported.
+        VidsslError: unknown name (lists the valid ones), a module or class that cannot be imported, or one that is no
+            method.
     """
     if name in METHODS:
         return METHODS[name]
     if ":" not in name:
         raise unknown_name("method", name, METHODS)
-    return import_named("method", name)
+    found = import_named("method", name)
+    if missing := [part for part in ("loss", "default_views") if not hasattr(found, part)]:
+        raise VidsslError(
+            f"method {name!r} has no {' and no '.join(missing)}; CONTRIBUTING.md shows a whole method in a few lines"
+        )
+    return found
+
+
+def video_methods() -> list[str]:
+    """The names of all methods that learn from videos alone."""
+    return [name for name, method in METHODS.items() if not needs_rotation(method)]
+
+
+def needs_rotation(method: Any) -> bool:
+    """Whether a method's class says that its batches must hold a rotation, which those of videos do not."""
+    return getattr(method, "needs_rotation", False)

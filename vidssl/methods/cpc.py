@@ -23,6 +23,7 @@ from vidssl.encoders.frame import FrameEncoder
 from vidssl.errors import VidsslError
 from vidssl.methods.ablation import Ablation
 from vidssl.methods.cells import CellContrast
+from vidssl.methods.maps import map_shape, maps_and_features
 from vidssl.methods.negatives import Negatives, check_negatives, excluded
 from vidssl.views import Views
 
@@ -86,10 +87,7 @@ class CPC(nn.Module):
         self.cells = cells
         self.cell_contrast: CellContrast | None = None
         if cells:
-            with torch.no_grad():
-                encoder.eval()  # a look at the map's shape must not move batch statistics
-                channels, height, width = encoder.maps(torch.zeros(1, 1, 3, *views.size)).shape[2:]
-                encoder.train()
+            _, channels, height, width = map_shape(None, encoder, 1, views.size)
             self.cell_contrast = CellContrast(encoder.dim, channels, height * width)
         self.negatives, self.temperature, self.output = negatives, temperature, output
 
@@ -115,8 +113,7 @@ class CPC(nn.Module):
         if self.cell_contrast is None:
             z = self.encoder(views)
             return self._contrast(z, self.context(z), batch["video"])
-        maps = self.encoder.maps(views)
-        z = self.encoder.head(maps.flatten(0, 1)).unflatten(0, clips.shape[:2])
+        maps, z = maps_and_features(self.encoder, views)
         loss, metrics = self._contrast(z, self.context(z), batch["video"])
         cells = self.cell_contrast(z, maps)
         return loss + self.cells * cells, metrics | {"loss_cells": cells.detach()}

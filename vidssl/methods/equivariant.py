@@ -50,6 +50,7 @@ class Equivariant(nn.Module):
         Ablation("no variance term", {"variance": 0.0}, "constant", "term-balance"),
         Ablation("no covariance term", {"covariance": 0.0}, "dimensional", "term-balance"),
     )
+    needs_rotation: ClassVar[bool] = True
     output = "encoder"
     context = None
 

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vidssl.machine import cores
 from vidssl.views import LUMA
 
 NUMBERS = 3  # of a cell, see `cells`
 SIDE = 64  # pixels: frames are shrunk to it for the search, 0.3 ms a pair
-WORKERS = 16  # threads that search, at most
+WORKERS = 16  # threads that search, at most, and no more than torch may use
 
 
 def dis_flow(clips: Tensor) -> Tensor:
@@ -38,7 +37,7 @@ def dis_flow(clips: Tensor) -> Tensor:
     height, width = frames.shape[-2:]
     flow = np.empty((len(frames), frames.shape[1] - 1, height, width, 2), np.float32)
     pairs = [(clip, time) for clip in range(len(frames)) for time in range(flow.shape[1])]
-    workers = max(1, min(WORKERS, cores(), len(pairs)))
+    workers = max(1, min(WORKERS, torch.get_num_threads(), len(pairs)))
     with _one_thread(), ThreadPoolExecutor(workers) as pool:
         for done in [pool.submit(_search, frames, flow, pairs[first::workers]) for first in range(workers)]:
             done.result()

@@ -10,7 +10,7 @@ class NetworkConfig:
     degree: int = 8
     """L of the harmonics: details of about 180°/L are told apart"""
     signals: int = 32
-    """C"""
+    """C, signals on the sphere that a view becomes"""
     widths: tuple[int, int, int, int] = (32, 64, 96, 128)
     """channels at 1/2, 1/4, 1/8 and 1/16 of the crop's side"""
     hidden: int = 256
