@@ -219,13 +219,13 @@ def read_targets(file: Path, videos: list[VideoFile]) -> dict[str, list[float]]:
             " where they are not known"
         ) from error
     for name, column in targets.items():
+        if np.isinf(column).any():
+            raise VidsslError(f"{file}: {name} holds infinity; leave those cells empty")
         if (known := int(np.isfinite(column).sum())) < FEWEST_VIDEOS:
             raise VidsslError(
                 f"{file}: {name} is known for {known} of {len(videos)} videos; {FEWEST_VIDEOS} at the least are needed:"
                 " fill in more cells or drop the column"
             )
-        if np.isinf(column).any():
-            raise VidsslError(f"{file}: {name} holds infinity; leave those cells empty")
         if np.nanmin(column) == np.nanmax(column):
             raise VidsslError(f"{file}: {name} is the same for all videos; there is nothing to tell, drop the column")
     return targets

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from tiny_run import write_run, write_videos
 
+from vidssl.datasets.files import VideoFile
 from vidssl.errors import VidsslError
 from vidssl.scripts.cli import main as vidssl
-from vidssl.scripts.evaluate import main
+from vidssl.scripts.evaluate import Config, main, make_task
 
 FEW = ["--folds", "3", "--seeds", "2", "--random-encoders", "2", "--device", "cpu"]
 
@@ -115,12 +116,6 @@ def test_mistakes_are_answered_before_decoding(run: Path, videos: Path, tmp_path
         (tmp_path / f"{name}.csv").write_text(
             "path,speed\n" + "\n".join(f"{path},{value}" for path, value in zip(names, values, strict=True))
         )
-    rare = tmp_path / "rare.csv"  # known where one camera was
-    sources = dict(line.split(",") for line in (videos / "sources.csv").read_text().splitlines()[1:])
-    rare.write_text("path,speed\n" + "\n".join(f"{path},{i if i < 12 else ''}" for i, path in enumerate(names)))
-    one_camera = tmp_path / "one_camera.csv"
-    one_camera.write_text("path,source\n" + "\n".join(f"{p},{'a' if i < 12 else i}" for i, p in enumerate(names)))
-    assert set(sources) == set(names)
     stray = tmp_path / "stray"
     shutil.copytree(videos, stray)
     shutil.copyfile(stray / "still" / "0.mp4", stray / "intro.mp4")
@@ -136,10 +131,6 @@ def test_mistakes_are_answered_before_decoding(run: Path, videos: Path, tmp_path
         ([str(run), str(videos), "--targets", str(short)], "no row for 19 of 20"),
         ([str(run), str(videos), "--targets", str(tmp_path / "alike.csv")], "speed is the same for all videos"),
         ([str(run), str(videos), "--targets", str(tmp_path / "endless.csv")], "speed holds infinity"),
-        (
-            [str(run), str(videos), "--targets", str(rare), "--groups", str(one_camera)],
-            "for which speed is known: .*1 groups can't make 5",
-        ),
         ([str(run), str(stray)], "1 of 21 videos lie outside the class subfolders, e.g. intro.mp4"),
         ([str(run), str(videos), "--targets", str(tmp_path / "none.csv")], "no such file"),
         ([str(run), str(videos), "--seeds", "0"], "--seeds: got 0; at least 1"),
@@ -178,3 +169,12 @@ def test_a_run_that_was_not_trained_on_videos(run: Path, videos: Path, tmp_path:
     (other / "config.json").write_text(json.dumps(config))
     main([str(other), str(videos), "--out", str(tmp_path / "out"), "--workers", "0", *FEW])
     assert (tmp_path / "out" / "evaluation.json").exists()
+
+
+def test_a_target_that_is_known_of_too_few_sources(tmp_path: Path) -> None:
+    videos = [VideoFile(tmp_path / f"{i}.mp4", f"{i}.mp4") for i in range(40)]
+    (tmp_path / "speed.csv").write_text("path,speed\n" + "\n".join(f"{i}.mp4,{i if i < 20 else ''}" for i in range(40)))
+    (tmp_path / "sources.csv").write_text("path,source\n" + "\n".join(f"{i}.mp4,{max(i, 18)}" for i in range(40)))
+    tables = {"targets": tmp_path / "speed.csv", "groups": tmp_path / "sources.csv"}
+    with pytest.raises(VidsslError, match=r"for which speed is known: .*2 groups can't make 5"):
+        make_task(Config(run=tmp_path, data=tmp_path, **tables), videos)
