@@ -1,6 +1,10 @@
 """The extractor that controllers import: round trip through a run folder, streaming, every way to feed it wrongly."""
 
 import json
+import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -243,3 +247,34 @@ def test_a_device_that_is_not_there(tmp_path: Path, device: str) -> None:
     run = write_run(tmp_path)
     with pytest.raises(vidssl.VidsslError, match=f"device: torch can't use '{device}'"):
         vidssl.load_encoder(run, device=device)
+
+
+ALONE = """
+import sys
+
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {missing!r}:
+            raise ImportError(name + " is not here")
+
+
+sys.meta_path.insert(0, Missing())
+import numpy as np
+import vidssl
+
+enc = vidssl.load_encoder({run!r})
+enc.reset()
+print(enc.step(np.zeros((64, 64, 3), np.uint8)).shape)
+"""
+
+
+def test_a_robot_needs_torch_numpy_and_safetensors_alone(tmp_path: Path) -> None:
+    modules = {"opencv_python": "cv2", "scikit_learn": "sklearn"}
+    ours = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.split(r"[^\w-]", requirement)[0].replace("-", "_") for requirement in ours}
+    missing = {modules.get(name, name) for name in names} - {"torch", "numpy", "safetensors"}
+    assert {"open3d", "mujoco", "av", "cv2"} <= missing
+    program = ALONE.format(missing=missing, run=str(write_run(tmp_path / "run")))
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert told.stdout == "torch.Size([32])\n", told.stderr
