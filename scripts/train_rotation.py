@@ -55,7 +55,7 @@ class Config:
     """where to train"""
     limit: int | None = None
     """take so many meshes at most"""
-    calibration: int = 900
+    calibration: int = 1800
     """pairs of views of objects held back, on which it is learned how far estimates can be trusted"""
     seed: int = 0
     """of everything random"""

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from vidssl.rotation.choice import KNOTS, Choice, Judged, _fitted, _sure, fit_choice, together
+from vidssl.rotation.choice import KNOTS, Choice, Judged, _fitted, _sure, best_of, fit_choice, together
 from vidssl.rotation.so3 import exp
 
 PAIRS, K, F = 240, 4, 3
@@ -41,10 +41,20 @@ def test_numbers_are_standardised() -> None:
 
 def test_expected_error_between_knots() -> None:
     choice = Choice(F)
-    assert float(choice.expected_error(torch.tensor(0.3))) == 90  # not fitted: as good as a guess
-    choice.expected.copy_(torch.linspace(60, 0, KNOTS))
-    given = choice.expected_error(torch.tensor([0.0, 0.5, 0.52, 1.0, 1.2]))
+    assert float(choice.expected_error(torch.tensor(0.3), torch.tensor(10.0))) == 90  # not fitted: as good as a guess
+    choice.expected.copy_(torch.linspace(60, 0, KNOTS) * torch.tensor([[1.0], [2.0], [3.0]]))
+    given = choice.expected_error(torch.tensor([0.0, 0.5, 0.52, 1.0, 1.2]), torch.full((5,), 12.0))
     assert given.tolist() == pytest.approx([60, 30, 28.8, 0, 0], abs=1e-4)
+    by_angle = choice.expected_error(torch.full((5,), 0.5), torch.tensor([0.0, 29.9, 30.0, 60.0, 180.0]))
+    assert by_angle.tolist() == pytest.approx([30, 30, 60, 90, 90], abs=1e-4)
+
+
+def test_the_best_of_each_pair() -> None:
+    chances = torch.tensor([[0.3, 0.2, 0.1, 0.3], [0.1, 0.1, 0.1, 0.6]])
+    place, chance, angle = best_of(chances, about_x(0, 4, 8, 90).expand(2, 4, 3, 3))
+    assert place.tolist() == [0, 3]  # 0 and 4 degrees speak for one another; joint and own chance decide together
+    assert chance.tolist() == pytest.approx([0.5, 0.6])
+    assert angle.tolist() == pytest.approx([0, 90], abs=1e-3)
 
 
 def test_neighbours_speak_together() -> None:
@@ -95,11 +105,34 @@ def test_chances_are_honest(fitted: tuple[Choice, Judged], pairs: tuple[torch.Te
 
 
 def test_the_surer_the_smaller_the_expected_error(fitted: tuple[Choice, Judged]) -> None:
-    table = fitted[0].expected
-    assert table.shape == (KNOTS,)
-    assert (table.diff() <= 0).all()
-    assert float(table[-1]) < 5
-    assert float(table[0]) > 20
+    tables = fitted[0].expected
+    assert tables.shape == (3, KNOTS)
+    assert (tables.diff() <= 0).all()
+    assert (tables[:, -1] < 5).all()
+    assert (tables[:, 0] > 20).all()
+
+
+def test_each_range_of_angles_has_a_table_of_its_own() -> None:
+    """Small turns are off by 1 or 2 degrees, large ones by 1 or 100, right as often."""
+    generator = torch.Generator().manual_seed(0)
+    numbers = torch.zeros(PAIRS, 1, F)
+    large = torch.arange(PAIRS) % 2 == 1
+    rotations = torch.where(large[:, None, None, None], about_x(150), about_x(10)).reshape(PAIRS, 1, 3, 3)
+    wrong = torch.rand(PAIRS, 1, generator=generator) < 0.5
+    errors = torch.where(wrong, torch.where(large[:, None], 100.0, 2.0), 1.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vidssl.rotation.choice._fitted", partial(_fitted, steps=5))
+        choice, judged = fit_choice(numbers, rotations, errors, torch.arange(PAIRS))
+        half, nobody = torch.arange(PAIRS) < PAIRS // 2, torch.zeros(PAIRS, dtype=torch.bool)
+        asked, _ = fit_choice(numbers, rotations, errors, torch.arange(PAIRS), asked=half)
+        anyway, _ = fit_choice(numbers, rotations, errors, torch.arange(PAIRS), asked=nobody)
+    assert judged.angle.tolist() == pytest.approx((10 + 140 * large).tolist(), abs=1e-2)
+    small, middle, far = choice.expected[:, -1].tolist()
+    assert 1 <= small <= 2
+    assert far > 10 * small
+    assert small < middle  # nothing turned by 30 to 60 degrees: that table is of all
+    assert float(asked.expected[2, -1]) != far
+    torch.testing.assert_close(anyway.expected, choice.expected)
 
 
 def test_sure_is_the_chance_from_which_on_nearly_all_are_right() -> None:

@@ -4,7 +4,8 @@ n pairs, k alignments of a pair, F numbers about each.
 
     numbers [k,F] -> perceptron -> logits [k] --softmax with "none of them"--> chances [k] --summed over--> chances of
                                                                                              neighbours      rotations
-    chance of the best rotation -> expected error in degrees, by a table that falls as the chance grows
+    chance and angle of the best rotation -> expected error in degrees, by a table for each range of angles that falls
+    as the chance grows: what looks like a small turn is seldom half a turn off
 
 Fitted after the networks, on objects that they did not learn from, so that it knows how far they can be trusted there.
 """
@@ -20,10 +21,11 @@ from vidssl.rotation.so3 import geodesic
 RIGHT = 5.0  # degrees
 SAME = 5.0  # degrees: alignments so near to each other speak for one rotation
 HIDDEN = 16  # a perceptron of 48 and 48 overfits to some 500 pairs: picks 2 to 5% less of what is there
-KNOTS = 21  # of the table of expected errors, evenly over chances 0…1
-FOLDS = 4
+KNOTS = 21  # of a table of expected errors, evenly over chances 0…1
+TURNS = (30.0, 60.0)  # degrees: where the range of angles of one table ends and that of the next begins
+FOLDS = 8
 SURE = 0.98  # more is out of reach: of a symmetric object, several answers fit and one counts
-FEW = 40  # pairs: a table of fewer means nothing
+FEW = 30  # pairs: a table of fewer means nothing
 
 
 class Choice(nn.Module):
@@ -38,7 +40,7 @@ class Choice(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(count))
         self.register_buffer("deviation", torch.ones(count))
-        self.register_buffer("expected", torch.full((KNOTS,), 90.0))
+        self.register_buffer("expected", torch.full((len(TURNS) + 1, KNOTS), 90.0))
         self.register_buffer("sure", torch.tensor(2.0))  # the chance from which on nearly all are right; 2: no such
         self.net = nn.Sequential(nn.Linear(count, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
         self.none = nn.Parameter(torch.zeros(()))
@@ -48,11 +50,22 @@ class Choice(nn.Module):
         logits = self.net((numbers - self.mean) / self.deviation)[..., 0]
         return torch.cat((logits, self.none.expand_as(logits[..., :1])), dim=-1).log_softmax(dim=-1)
 
-    def expected_error(self, chance: Tensor) -> Tensor:
-        """Degrees, of estimates whose chance to be right is [...]."""
+    def expected_error(self, chance: Tensor, angle: Tensor) -> Tensor:
+        """Degrees, of estimates whose chance to be right is [...] and which turn by [...] degrees."""
         place = chance.clamp(0, 1) * (KNOTS - 1)
         low = place.floor().long().clamp(max=KNOTS - 2)
-        return torch.lerp(self.expected[low], self.expected[low + 1], place - low)
+        which = _range_of(angle)
+        return torch.lerp(self.expected[which, low], self.expected[which, low + 1], place - low)
+
+
+def best_of(chances: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each of n pairs with chances [n,k] of rotations [n,k,3,3]: the place [n] of the one that is chosen, its chance
+    [n] with that of its neighbours, and the angle [n] that it turns by, degrees."""
+    joint = together(chances, rotations)
+    place = (joint + chances).argmax(dim=1)
+    rows = torch.arange(len(place))
+    chosen = rotations[rows, place]
+    return place, joint[rows, place], torch.rad2deg(geodesic(chosen, torch.eye(3).expand_as(chosen)))
 
 
 def together(chances: Tensor, rotations: Tensor) -> Tensor:
@@ -67,6 +80,8 @@ class Judged:
 
     chance: Tensor
     """[n], of the rotation chosen"""
+    angle: Tensor
+    """[n], that it turns by, degrees"""
     error: Tensor
     """[n], its own, degrees"""
 
@@ -83,32 +98,35 @@ def fit_choice(
 
     An alignment is right within RIGHT degrees; of several right ones each is a right answer. The objects are cut into
     FOLDS parts, and the pairs of each part are judged by what those of the others teach; from those judgements come
-    the table of expected errors and what is sure. The perceptron is then fitted on all.
+    the tables of expected errors and what is sure. The perceptron is then fitted on all.
 
     Args:
-        asked: bool [n], the pairs in which this choice would be asked at all, which the table is made of; all when not
-            given, or when there are too few.
+        asked: bool [n], the pairs in which this choice would be asked at all, of which the tables are made; all when
+            not given, and in a range of angles with too few.
     """
     judged = _judged(numbers, rotations, errors, groups, seed)
     choice = _fitted(numbers, errors, seed)
-    counted = torch.ones(len(numbers), dtype=torch.bool) if asked is None or asked.sum() < FEW else asked
-    choice.expected.copy_(_table(judged.chance[counted], judged.error[counted]))
+    everywhere = torch.ones(len(numbers), dtype=torch.bool)
+    for which, row in enumerate(choice.expected):
+        near = _range_of(judged.angle) == which
+        nested = [near & (everywhere if asked is None else asked), near, everywhere]
+        counted = next((rows for rows in nested if rows.sum() >= FEW), everywhere)
+        row.copy_(_table(judged.chance[counted], judged.error[counted]))
     choice.sure.copy_(_sure(judged.chance, judged.error))
     return choice, judged
 
 
 def _judged(numbers: Tensor, rotations: Tensor, errors: Tensor, groups: Tensor, seed: int) -> Judged:
-    chance, error = torch.zeros(len(numbers)), torch.zeros(len(numbers))
+    chance, angle, error = (torch.zeros(len(numbers)) for _ in range(3))
     objects = groups.unique()
     for part in objects[torch.randperm(len(objects), generator=torch.Generator().manual_seed(seed))].chunk(FOLDS):
         ours = torch.isin(groups, part)
         judge = _fitted(numbers[~ours], errors[~ours], seed)
         with torch.no_grad():
             own = judge(numbers[ours])[:, :-1].exp()
-        joint = together(own, rotations[ours])
-        best = (joint + own).argmax(dim=1, keepdim=True)
-        chance[ours], error[ours] = joint.gather(1, best)[:, 0], errors[ours].gather(1, best)[:, 0]
-    return Judged(chance, error)
+        place, chance[ours], angle[ours] = best_of(own, rotations[ours])
+        error[ours] = errors[ours].gather(1, place[:, None])[:, 0]
+    return Judged(chance, angle, error)
 
 
 def _fitted(numbers: Tensor, errors: Tensor, seed: int, steps: int = 600) -> Choice:
@@ -130,6 +148,11 @@ def _fitted(numbers: Tensor, errors: Tensor, seed: int, steps: int = 600) -> Cho
             optimizer.step()
             cooling.step()
     return choice.eval()
+
+
+def _range_of(angle: Tensor) -> Tensor:
+    """Which of the ranges that TURNS cut angles [...] lie in."""
+    return torch.bucketize(angle, torch.tensor(TURNS), right=True)
 
 
 def _sure(chance: Tensor, error: Tensor) -> Tensor:

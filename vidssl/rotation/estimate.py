@@ -22,7 +22,7 @@ from torch import Tensor
 
 from vidssl.checkpoint import read_config, read_model
 from vidssl.errors import VidsslError, unknown_name
-from vidssl.rotation.choice import Choice, together
+from vidssl.rotation.choice import Choice, best_of, together
 from vidssl.rotation.clouds import FEWEST_POINTS, check_depth, check_intrinsics
 from vidssl.rotation.crops import Crops, crop
 from vidssl.rotation.energy import (
@@ -259,7 +259,8 @@ def _chosen(choice: Choice | None, tried: Alignments, numbers: Tensor) -> Estima
     if choice is None:  # not calibrated: by the energy alone
         return _estimate(tried.rotation, (-numbers[:, 0]).softmax(dim=0))
     chances = choice(numbers)[:-1].exp()
-    return _estimate(tried.rotation, chances, float(choice.expected_error(together(chances, tried.rotation).max())))
+    _, chance, angle = best_of(chances[None], tried.rotation[None])
+    return _estimate(tried.rotation, chances, float(choice.expected_error(chance, angle)))
 
 
 def _estimate(rotations: Tensor, chances: Tensor, expected: float = float("nan"), summed: bool = True) -> Estimate:
