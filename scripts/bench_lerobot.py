@@ -66,7 +66,7 @@ class Config:
     rounds: int = 5
     """how often each reader does each job"""
     seed: int = 0
-    """of the draw of the frames"""
+    """random seed of the draw of the frames"""
 
 
 Reader = Callable[[dict[str, Any]], dict[str, Any]]

@@ -84,9 +84,9 @@ class Config:
     pretrain_minutes: float | None = None
     """with --run: what its training took, which `pixels` has in addition to --minutes"""
     head: Literal["flow", "l1"] = "l1"
-    """of all arms: conditional flow matching, or regression"""
+    """head of all arms: conditional flow matching, or regression"""
     seed: int = 0
-    """of layouts, weights and training"""
+    """random seed of layouts, weights and training"""
     split: Literal["train", "test"] = "test"
     """layouts: choose settings on train, report on test"""
     replay: bool = True

@@ -59,7 +59,7 @@ class Config:
     rate: float = 1.0
     """false alarms an hour, at most"""
     seed: int = 0
-    """of layouts, corruptions and the untrained encoder; training layouts are those of seed + 1"""
+    """random seed of layouts, corruptions and the untrained encoder; training layouts are those of seed + 1"""
     develop: Flag = False
     """judge on training layouts of seed + 2: for choosing settings"""
     drives: Path | None = None

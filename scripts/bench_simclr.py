@@ -53,7 +53,7 @@ class Config:
     device: str = "cpu"
     """cpu or cuda."""
     precisions: tuple[str, ...] = ("fp32", "bf16")
-    """of ours and of the network: fp32, bf16 (mixed)."""
+    """precision of ours and of the network: fp32, bf16 (mixed)."""
     lightly_workers: tuple[int, ...] = (0, 2)
     """DataLoader workers of lightly; none leaves lightly out."""
     profile: bool = False

@@ -33,13 +33,13 @@ class Config:
     demo_episodes: int = 200
     """demonstrations to record and clone"""
     minutes: float = 2.5
-    """of self-supervised training, and as many of training end to end from pixels"""
+    """minutes of self-supervised training, and as many of training end to end from pixels"""
     episodes: int = 100
     """test layouts for every arm"""
     head_steps: int = 1500
     """optimiser steps of a clone"""
     seed: int = 0
-    """of everything random"""
+    """random seed"""
     overwrite: Flag = False
     """replace an earlier demo in OUT"""
 

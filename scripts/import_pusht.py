@@ -34,7 +34,7 @@ class Config:
     out: Path
     """folder of the data set"""
     codec: str = "h264"
-    """of the video: h264 or av1"""
+    """codec of the video: h264 or av1"""
     episodes: int | None = None
     """only the first so many"""
     overwrite: Flag = False

@@ -68,7 +68,7 @@ class Config:
     head_steps: int = 1500
     """optimiser steps of a clone's head"""
     seed: int = 0
-    """of layouts, lag and cloning"""
+    """random seed of layouts, lag and cloning"""
     split: str = "test"
     """layouts to drive on; train for trying things out"""
     max_steps: int | None = None

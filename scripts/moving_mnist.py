@@ -34,7 +34,7 @@ class Config:
     size: int = 64
     """side of the frames in pixels, even"""
     seed: int = 0
-    """of everything random"""
+    """random seed"""
 
 
 def main(argv: list[str] | None = None) -> int:

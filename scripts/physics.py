@@ -33,7 +33,7 @@ class Config:
     groups: int = 20
     """groups of objects and scenes that share neither; folds are made of whole groups"""
     seed: int = 0
-    """of everything random"""
+    """random seed"""
     workers: int = 2
     """processes that draw; 0 draws in this one"""
 

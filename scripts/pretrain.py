@@ -63,7 +63,7 @@ class Config:
     lr: float = 3e-4
     """peak learning rate"""
     weight_decay: float = 1e-4
-    """of matrices and kernels; biases and norms have none"""
+    """weight decay of matrices and kernels; biases and norms have none"""
     lr_warmup: float = 0.05
     """share of the budget in which the learning rate rises to its peak"""
     clip_norm: float = 1.0
@@ -94,7 +94,7 @@ class Config:
     devices: int = 1
     """processes on this machine (DDP, with --cache); torchrun and SLURM are found by themselves"""
     seed: int = 0
-    """of everything random"""
+    """random seed"""
     init: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
     """begin with the weights of this run: its encoder's, and with the same method and options all others too"""
     resume: Flag = False

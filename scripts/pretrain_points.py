@@ -72,7 +72,7 @@ class Config:
     probe: bool = False
     """probe the trained encoder; writes probe.json into the run folder"""
     seed: int = 0
-    """of everything random"""
+    """random seed"""
     resume: Flag = False
     """go on with the run in --out from its last checkpoint; the same views are rendered again"""
 

@@ -55,7 +55,7 @@ class Config:
     device: Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda}")] = "auto"
     """where to train"""
     seed: int = 0
-    """of everything random"""
+    """random seed"""
     resume: Flag = False
     """go on with the run in --out from its last checkpoint; the same views are rendered again"""
 

@@ -55,13 +55,13 @@ class Config:
     sensor: str = "clean"
     """the depth camera: `clean`, or `hard` (1 mm noise, 15% dropout, a stripe over up to 30% of the object)"""
     fraction: float = 0.4
-    """of the remaining rotation that a step does"""
+    """share of the remaining rotation that a step does"""
     max_steps: int = 100
-    """of 0.1 s until time-out"""
+    """steps of 0.1 s until time-out"""
     limit: int | None = None
     """how many meshes are loaded and split; all if left out; the run's own, for disjoint splits"""
     seed: int = 0
-    """of the episodes"""
+    """random seed of the episodes"""
     out: Path = Path("reorient")
     """folder for results and videos"""
     no_videos: Flag = False

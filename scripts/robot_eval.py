@@ -46,9 +46,9 @@ class Config:
     demo_noise: float = 0.3
     """noise on executed actions while recording, in half-widths of the action range"""
     seed: int = 0
-    """of demonstrations and test layouts"""
+    """random seed of demonstrations and test layouts"""
     seeds: tuple[int, ...] = (0,)
-    """of cloning (head, batches, random encoder): every one is trained and evaluated"""
+    """random seeds of cloning (head, batches, random encoder): every one is trained and evaluated"""
     encoder: str = "control"
     """architecture of the untrained arms when there is no run to take it from"""
     head_steps: int = 1500

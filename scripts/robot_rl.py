@@ -48,7 +48,7 @@ class Config:
     gamma: float = 0.99
     """discount a step"""
     seed: int = 0
-    """of layouts, policy and exploration"""
+    """random seed of layouts, policy and exploration"""
     size: int | None = None
     """side of the camera image in pixels; the environment's own if left out"""
     untrained: str | None = None

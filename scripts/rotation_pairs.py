@@ -46,7 +46,7 @@ class Config:
     limit: int | None = None
     """take so many meshes at most, before they are split; the training's own, for disjoint splits"""
     seed: int = 0
-    """of the pairs; pair i of a set depends on the seed, i and the meshes alone"""
+    """random seed of the pairs; pair i of a set depends on the seed, i and the meshes alone"""
     centre: float = 0.01
     """the middle of the object is off by up to this along each axis, metres"""
     size: int = 128

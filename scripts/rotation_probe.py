@@ -46,7 +46,7 @@ class Config:
     epochs: int = 4
     """passes over the training pairs"""
     seed: int = 1
-    """of views and probes"""
+    """random seed of views and probes"""
     out: Path | None = None
     """write the numbers to this JSON file"""
 

@@ -64,7 +64,7 @@ class Config:
     views: int = 2
     """random views of each clip beside the plain one, of the run's own kind"""
     seed: int = 0
-    """of everything random"""
+    """random seed"""
     device: Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda}")] = "auto"
     """where the encoder runs"""
     workers: int = 2

@@ -58,7 +58,7 @@ class Config:
     calibration: int = 1800
     """pairs of views of objects held back, on which it is learned how far estimates can be trusted"""
     seed: int = 0
-    """of everything random"""
+    """random seed"""
     resume: bool = False
     """go on with the run in --out"""
     network: NetworkConfig = field(default_factory=NetworkConfig)

@@ -48,7 +48,7 @@ class Config:
     device: Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda}")] = "auto"
     """where to train; pictures are rendered, and the network judged, on the CPU"""
     seed: int = 0
-    """of everything random"""
+    """random seed"""
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -33,9 +33,9 @@ class Config:
     frozen: Path | None = None
     """a run whose encoder is taken and left as it is; left out: a new one is trained"""
     model: WorldModelConfig = field(default_factory=WorldModelConfig)
-    """of the training"""
+    """settings of the training"""
     plan: PlanConfig = field(default_factory=PlanConfig)
-    """of the planner"""
+    """settings of the planner"""
 
 
 def main(argv: list[str] | None = None) -> None:
