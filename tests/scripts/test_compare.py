@@ -12,9 +12,10 @@ import pytest
 from tiny_run import write_videos
 
 from vidssl.errors import VidsslError
-from vidssl.methods import METHODS
+from vidssl.methods import METHODS, video_methods
 from vidssl.scripts import compare, evaluate
 from vidssl.scripts.compare_jobs import Job, locked, run_jobs
+from vidssl.scripts.compare_plan import plan_row
 from vidssl.scripts.compare_rows import TRAINING, RowSpec, parse_rows
 from vidssl.scripts.pretrain import method_options
 
@@ -264,3 +265,12 @@ def test_a_packed_cache_serves_as_data(folder: Path, videos: Path, tmp_path: Pat
     known = ["--groups", str(videos / "sources.csv"), "--targets", str(videos / "targets.csv")]
     again = [str(other), "--out", str(folder), *known, *FEW, "--methods", "simclr@hot,temperature=0.5"]
     assert compare.main(again) == 0  # the same videos, so the same rows
+
+
+def test_all_is_what_videos_can_teach(tmp_path: Path) -> None:
+    rows = parse_rows(["all"], list(METHODS), video_methods())
+    assert {row.name for row in rows} == METHODS.keys() - {"equivariant"}
+    (told,) = parse_rows(["equivariant"], list(METHODS), video_methods())  # a name that there is
+    planned = plan_row(told, compare.Config(data=tmp_path, out=tmp_path, methods=("equivariant",)))
+    assert planned.architecture is None
+    assert "learns from known rotations between frames" in str(planned.failure)
