@@ -154,7 +154,7 @@ def test_a_full_disk_gives_one_line_and_2(command: Callable[..., None], capsys: 
 
     command(main)
     assert cli.main(["fake"]) == 2
-    assert capsys.readouterr().err == "error: No space left on device; choose another path or mend it\n"
+    assert capsys.readouterr().err == "error: No space left on device; choose another path or fix it\n"
 
 
 def test_a_reader_that_has_enough_is_no_error() -> None:

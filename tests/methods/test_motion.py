@@ -58,12 +58,16 @@ def test_flow_is_a_function_of_the_pair_alone() -> None:
     assert torch.equal(flow[1:2, 1:], dis_flow(clips[1:2, 1:]))
 
 
-@pytest.mark.parametrize("cores", [1, 3, 64])
-def test_flow_is_the_same_on_any_number_of_cores(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    clips = drifting(48, [(0, 0), (1, 2), (3, 1), (2, 2)], clips=3)
+@pytest.mark.parametrize(("allowed", "taken"), [(1, 1), (3, 3), (64, 12)])
+def test_flow_is_the_same_on_any_number_of_threads(allowed: int, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = drifting(48, [(0, 0), (1, 2), (3, 1), (2, 2), (1, 1)], clips=3)  # twelve pairs of frames
     flow = dis_flow(clips)
-    monkeypatch.setattr(flow_module, "cores", lambda: cores)
+    opened = []
+    pool = flow_module.ThreadPoolExecutor
+    monkeypatch.setattr(flow_module, "ThreadPoolExecutor", lambda workers: opened.append(workers) or pool(workers))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: allowed)  # what `compare --threads` sets
     assert torch.equal(dis_flow(clips), flow)
+    assert opened == [taken]
 
 
 def test_mixed_precision_leaves_the_flow_alone() -> None:
