@@ -75,9 +75,8 @@ def controllers(config: "Config") -> list[Line]:
     """A line on board for each controller and, if wanted, one from afar."""
     lines: list[Line] = []
     for spec in config.controllers:
-        name, equals, where = ("", "", spec) if Path(spec).exists() else spec.partition("=")
-        if not equals:
-            name, where = "", spec
+        given, equals, place = spec.partition("=")
+        name, where = (given, place) if equals and not Path(spec).exists() else ("", spec)  # a path may hold a =
         prepare, source = _load(where, config)
         name = name or Path(where).name.rpartition(":")[2]
         lines.append(Line(name, False, source, prepare))

@@ -48,5 +48,8 @@ def _value(what: str, text: str, parameter: Parameter) -> Any:
     named = [kind for kind in get_args(annotation) if kind in KINDS] if default is None else [type(default)]
     kinds = tuple(kind for name in named for kind in KINDS.get(name, (object,))) or (object,)
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        raise VidsslError(f"{what}: got {text!r}; write a value like its default, {default!r}")
+        wanted = f"a value like its default, {default!r}"
+        if default is None:
+            wanted = f"{' or '.join(kind.__name__ for kind in kinds)}, or None"
+        raise VidsslError(f"{what}: got {text!r}; write {wanted}")
     return value

@@ -14,6 +14,7 @@ import pytest
 from vidssl.errors import VidsslError
 from vidssl.robot import expert
 from vidssl.robot.recording import record
+from vidssl.scripts import lag_lines
 from vidssl.scripts.lag_figure import crossover, plot, says
 from vidssl.scripts.lag_lines import Line
 from vidssl.scripts.lag_study import Config, main, run
@@ -197,6 +198,16 @@ def test_operators_of_the_rover(tmp_path: Path) -> None:
     assert list(results["lines"]) == ["direct", "predict", "stop-and-wait"]
     assert {line["points"]["6"]["failures"].get("time-out") for line in results["lines"].values()} == {1}
     assert all(line["points"]["6"]["mean_length"] == 30 for line in results["lines"].values())
+
+
+def test_paths_may_hold_an_equals_sign(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(lag_lines, "_load", lambda where, config: asked.append(where) or (None, {}))
+    rate = tmp_path / "lr=0.1"
+    rate.mkdir()
+    lines = lag_lines.controllers(replace(config, controllers=(str(rate), f"mine={rate}", "theirs=module:Class")))
+    assert asked == [str(rate), str(rate), "module:Class"]
+    assert [line.name for line in lines] == ["lr=0.1", "mine", "theirs"]
 
 
 @pytest.mark.parametrize(
