@@ -139,11 +139,12 @@ class ChunkController:
             )
         return self.extractor.per_frame(np.asarray(picture)[None])[0].cpu()
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write the policy to a folder, without the goal picture; see `controller_files`.
 
         Raises VidsslError for an encoder without `config`.
         """
+        folder = Path(folder)
         from .controller_files import save_extractor, write_controller
 
         save_extractor(folder / "encoder", self.extractor)
@@ -152,8 +153,9 @@ class ChunkController:
         write_controller(folder, "chunk", facts)
 
     @classmethod
-    def load(cls, folder: Path) -> "ChunkController":
+    def load(cls, folder: str | Path) -> "ChunkController":
         """The policy in a folder; raises VidsslError when it is missing, damaged or of another kind."""
+        folder = Path(folder)
         from .controller_files import read_controller, read_weights
 
         content = read_controller(folder, "chunk")

@@ -162,8 +162,9 @@ class CloneController:
         action, self._memory = self.head.step(inputs, self._memory)
         return self.low + (action.clamp(-1, 1).numpy() + 1) / 2 * (self.high - self.low)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write the policy to a folder; see `controller_files`. Raises VidsslError for an encoder without `config`."""
+        folder = Path(folder)
         from .controller_files import save_extractor, write_controller
 
         save_extractor(folder / "encoder", self.extractor)
@@ -171,8 +172,9 @@ class CloneController:
         write_controller(folder, "clone", {"head": self.head.config, "spaces": self.spaces.as_json()})
 
     @classmethod
-    def load(cls, folder: Path) -> "CloneController":
+    def load(cls, folder: str | Path) -> "CloneController":
         """The policy in a folder; raises VidsslError when it is missing, damaged or of another kind."""
+        folder = Path(folder)
         from .controller_files import read_controller, read_weights
 
         content = read_controller(folder, "clone")

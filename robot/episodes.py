@@ -135,7 +135,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
-def open_recording(folder: Path, camera: str | None = None) -> Recording:
+def open_recording(folder: str | Path, camera: str | None = None) -> Recording:
     """Read a recording's facts and steps; videos are decoded by `Recording.frames`. A LeRobot data set will do too.
 
     Args:
@@ -146,6 +146,7 @@ def open_recording(folder: Path, camera: str | None = None) -> Recording:
     """
     from .lerobot_episodes import is_lerobot, open_lerobot
 
+    folder = Path(folder)
     if is_lerobot(folder):
         return open_lerobot(folder, camera)
     if camera is not None:

@@ -120,11 +120,12 @@ class MonitoredController:
         still = np.zeros(self.monitor.actions, np.float32)
         return still if self.spaces is None else self._within(still)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write controller, monitor and fallback to a folder; see `controller_files`.
 
         Raises VidsslError for parts that cannot be saved.
         """
+        folder = Path(folder)
         from .controller_files import write_controller
 
         for name, part in (("controller", self.controller), ("fallback", self.fallback)):
@@ -139,8 +140,9 @@ class MonitoredController:
         write_controller(folder, "monitored", {"on_alarm": self.on_alarm})
 
     @classmethod
-    def load(cls, folder: Path) -> "MonitoredController":
+    def load(cls, folder: str | Path) -> "MonitoredController":
         """The controller in a folder; raises VidsslError when it is missing, damaged or of another kind."""
+        folder = Path(folder)
         from .controller_files import SavedController, read_controller
 
         on_alarm = read_controller(folder, "monitored").get("on_alarm", "stop")

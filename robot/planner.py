@@ -182,11 +182,12 @@ class PlanController:
                 self._refuted,
             )
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write the controller to a folder; see `controller_files`.
 
         Raises VidsslError for an encoder without `config`.
         """
+        folder = Path(folder)
         from .controller_files import save_extractor, write_controller
 
         save_extractor(folder / "encoder", self.extractor)
@@ -196,8 +197,9 @@ class PlanController:
         write_controller(folder, "planner", content)
 
     @classmethod
-    def load(cls, folder: Path) -> "PlanController":
+    def load(cls, folder: str | Path) -> "PlanController":
         """The controller in a folder; raises VidsslError when it is missing, damaged or of another kind."""
+        folder = Path(folder)
         from .controller_files import read_controller, read_weights
 
         content = read_controller(folder, "planner")

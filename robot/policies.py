@@ -104,8 +104,9 @@ class PolicyController:
         action = self.net(torch.cat([features, *map(torch.from_numpy, others)], dim=-1)).numpy()
         return self._low + (action + 1) / 2 * (self._high - self._low)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write the policy to a folder; see `controller_files`. Raises VidsslError for an encoder without `config`."""
+        folder = Path(folder)
         from .controller_files import save_extractor, write_controller
 
         save_extractor(folder / "encoder", self.extractor)
@@ -113,8 +114,9 @@ class PolicyController:
         write_controller(folder, "sb3", {"policy": self.net.config, "spaces": self.spaces.as_json()})
 
     @classmethod
-    def load(cls, folder: Path) -> "PolicyController":
+    def load(cls, folder: str | Path) -> "PolicyController":
         """The policy in a folder; raises VidsslError when it is missing, damaged or of another kind."""
+        folder = Path(folder)
         from .controller_files import read_controller, read_weights
 
         content = read_controller(folder, "sb3")

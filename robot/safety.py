@@ -276,11 +276,12 @@ class SafetyMonitor:
             reasons = tuple(name for name in ranked if self._own[name] >= self._own[ranked[0]] / 2)
         return Verdict(self._score, self._alarm, reasons if self._alarm else (), surprises)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write the monitor to a folder: `monitor.json`, `monitor.safetensors`, encoder and energy as run folders.
 
         Raises VidsslError for an encoder that does not know its architecture.
         """
+        folder = Path(folder)
         import safetensors.numpy
 
         from .controller_files import save_extractor

@@ -209,3 +209,27 @@ def test_demonstrations_come_back_from_disk(tmp_path: Path) -> None:
         load_demonstrations(recording, 4)
     with pytest.raises(VidsslError, match="demonstrations: got -1; ask for at least 1"):
         load_demonstrations(recording, -1)
+
+
+def test_a_robot_without_an_environment_is_cloned_and_kept_by_plain_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extractor: FeatureExtractor
+) -> None:
+    from vidssl.robot.cloning import load_demonstrations
+    from vidssl.robot.controllers import CloneController
+    from vidssl.robot.episodes import open_recording
+    from vidssl.robot.recording import record
+
+    monkeypatch.chdir(tmp_path)
+    record("tiny_env:Tiny-v0", Path("theirs"), 3, policy="random", form="lerobot")
+    Path("theirs/meta/notes.json").unlink()  # what only data sets of ours hold
+    demos = load_demonstrations(open_recording("theirs", camera="observation.image"))
+    known = copy.copy(extractor)
+    known.config = {"encoder": {"name": "control", "dim": extractor.dim}, "context": None}
+    policy, fit = clone_features(known, demos, CloningConfig(), steps=3)
+    assert fit.steps == 3
+    policy.save("policy")
+    acted = []
+    for one in (policy, CloneController.load("policy")):
+        one.reset()
+        acted.append(one({"image": demos.frames[0], "proprio": demos.proprio[0].numpy()}))
+    np.testing.assert_allclose(*acted, atol=1e-6)
