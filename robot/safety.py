@@ -281,11 +281,11 @@ class SafetyMonitor:
 
         Raises VidsslError for an encoder that does not know its architecture.
         """
-        folder = Path(folder)
         import safetensors.numpy
 
         from .controller_files import save_extractor
 
+        folder = Path(folder)
         save_extractor(folder / "encoder", self._senses.extractor)
         if self._senses.energy is not None:
             save_extractor(folder / "energy", self._senses.energy.extractor)

@@ -15,6 +15,7 @@ from vidssl.methods.heads import EnergyHead
 from vidssl.robot.corruptions import corrupt_frames
 from vidssl.robot.recording import drive
 from vidssl.robot.safety import SafetyMonitor, cusum
+from vidssl.robot.safety_files import pack
 from vidssl.robot.safety_scores import Gaussian, OneStep, Rows, Tail, signal_statistics
 from vidssl.robot.safety_senses import Drive
 from vidssl.robot.safety_trials import usual_drives
@@ -139,6 +140,12 @@ def test_saved_and_loaded_says_the_same(monitor: SafetyMonitor, tmp_path: Path) 
     monitor.save(tmp_path / "monitor")
     loaded = SafetyMonitor.load(tmp_path / "monitor")
     episode = drives(81, 1)[0]
+    assert loaded._drift == monitor._drift
+    for name in ("_measures", "_tails"):  # what was fitted comes back to the bit
+        ours, theirs = (pack(getattr(one, name), name) for one in (monitor, loaded))
+        assert ours.keys() == theirs.keys()
+        for key, array in ours.items():
+            np.testing.assert_array_equal(theirs[key], array, key)
     for ours, theirs in zip(run(monitor, episode), run(loaded, episode), strict=True):
         assert (theirs.alarm, theirs.reasons) == (ours.alarm, ours.reasons)
         close = {"rel": 1e-12, "abs": 1e-12}  # a product's last bit hangs on where in memory a matrix begins
