@@ -4,9 +4,10 @@
     random-encoder  clone on an untrained encoder of the learned one's architecture
     pixels          the same architecture trained end to end by cloning
     learned         clone on the frozen learned encoder
+    …               clones on other frozen encoders, by names of the user's
     expert          the environment's privileged expert
 
-The three clones share demonstrations, head and training; they differ in what the head sees.
+The clones share demonstrations, head and training; they differ in what the head sees.
 """
 
 from dataclasses import asdict, dataclass
@@ -91,7 +92,7 @@ def scripted_arm(name: str) -> MakeController:
 def cloned_arm(
     name: str,
     architecture: Architecture,
-    learned: FeatureExtractor | None,
+    frozen: FeatureExtractor | None,
     demos: Demonstrations,
     config: CloningConfig,
     budget: Budget,
@@ -99,8 +100,8 @@ def cloned_arm(
     """Clone one arm; returns the policy, and facts of the fit (see `cloning.Fit`).
 
     Args:
-        name: one of `CLONED`.
-        learned: the run's encoder, needed by the arm `learned`.
+        name: `random-encoder`, `pixels`, or any other for a clone on a frozen encoder.
+        frozen: that encoder, needed by all arms but those two.
         config: its seed also draws the random weights of the untrained encoders.
     """
     if name == "pixels":
@@ -108,10 +109,10 @@ def cloned_arm(
         controller, fit = clone_pixels(start, demos, config, steps=budget.pixels, minutes=budget.minutes)
     elif name == "random-encoder":
         controller, fit = clone_features(architecture.untrained(config.seed), demos, config, budget.head)
-    elif learned is not None:
-        controller, fit = clone_features(learned, demos, config, budget.head)
+    elif frozen is not None:
+        controller, fit = clone_features(frozen, demos, config, budget.head)
     else:
         raise VidsslError(
-            "the arm `learned` needs a RUN: pass the --out folder of `vidssl pretrain`, or leave the arm out"
+            f"the arm `{name}` needs a RUN: pass the --out folder of `vidssl pretrain`, or leave the arm out"
         )
     return controller, asdict(fit)

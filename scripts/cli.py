@@ -19,6 +19,7 @@ COMMANDS = {
     "doctor": "tell whether runs collapsed, how and why",
     "list": "name the methods, encoders, environments and controllers",
     "extract": "write the features of a folder of videos",
+    "import-encoder": "make a run of a network that others have trained, to compare with",
     "export": "write a run's encoder as ONNX or compiled, for a controller",
     "self-label": "label videos by clusters of a run's features",
     "record": "record episodes of an environment, as MP4 or a LeRobot data set",

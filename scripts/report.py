@@ -104,12 +104,18 @@ def arms_table(results: Mapping[str, Any]) -> str:
     for arm in in_order(arms):
         row = arms[arm]
         low, high = row["interval_95"]
-        what = ARMS.get(arm) or results["controllers"][arm]["from"]
+        what = ARMS.get(arm) or _of_the_user(results, arm)
         cells = [arm, what, f"{row['successes']}/{row['episodes']}", f"{low:.2f} to {high:.2f}"]
         cells += _score(row.get("score")) if scored else []
         cells += [_difference(results["paired"].get(f"{reference} - {arm}"))] if reference else []
         rows.append(f"<tr class='{arm}'>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>")
     return f"<table>{''.join(rows)}</table>"
+
+
+def _of_the_user(results: Mapping[str, Any], arm: str) -> str:
+    if arm in results.get("encoders", {}):
+        return f"clone on the frozen encoder {results['encoders'][arm]['folder']}"
+    return str(results["controllers"][arm]["from"])
 
 
 def _score(score: Mapping[str, Any] | None) -> list[str]:

@@ -35,6 +35,8 @@ class Config:
     arms: tuple[str, ...] = ()
     """who is compared: random-encoder, pixels, learned, beside random and expert; if left out, all of them for a RUN,
     none of the clones for a CONTROLLER"""
+    encoders: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=RUN ...")] = ()
+    """more frozen encoders, each an arm that clones on its features: folders of runs, or of `vidssl import-encoder`"""
     controllers: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=CONTROLLER ...")] = ()
     """more arms: folders of saved controllers, or module:Class with the module in this folder"""
     demos: Path | None = None
@@ -153,6 +155,7 @@ def _results(config: Config, inputs: Any, driven: Any) -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),  # the sums of the pixels arm's training depend on it
         "architecture": asdict(inputs.architecture),
         "run": None if inputs.learned is None else {"folder": str(config.run), "config": inputs.learned.config},
+        "encoders": {name: {"folder": str(run), "config": enc.config} for name, (run, enc) in inputs.encoders.items()},
         "controllers": {name: {"from": str(given), "hash": h} for name, (given, h) in inputs.controllers.items()},
         "demonstrations": inputs.demonstrations,
         "notes": inputs.notes,

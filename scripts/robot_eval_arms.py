@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vidssl.checkpoint import write_json
 from vidssl.errors import VidsslError
-from vidssl.robot.arms import CLONED, Budget, cloned_arm, scripted_arm
+from vidssl.robot.arms import CLONED, Architecture, Budget, cloned_arm, scripted_arm
 from vidssl.robot.cloning import Demonstrations, load_demonstrations
 from vidssl.robot.comparison import versions
 from vidssl.robot.controller_files import SavedController, hash_files
@@ -49,18 +49,19 @@ def evaluate_arms(config: "Config", inputs: "Inputs") -> Driven:
     """
     clones = None if inputs.recording is None else _Clones(config, inputs)
     driven = Driven()
+    cloned = (*CLONED, *inputs.encoders)
     columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     place = inputs.place
     evaluator = Evaluator(place.env_id, place.split, place.size, config.workers, deadline=config.deadline)
     with evaluator, Progress(*columns) as progress:
         for arm in inputs.arms:
-            rounds = config.seeds if arm in CLONED else config.seeds[:1]
+            rounds = config.seeds if arm in cloned else config.seeds[:1]
             task = progress.add_task(arm, total=len(rounds) * config.episodes)
             say = partial(progress.update, task)
             outcomes: list[EpisodeResult] = []
             driving = []
             for seed in rounds:
-                if clones is not None and arm in CLONED:
+                if clones is not None and arm in cloned:
                     say(description=f"{arm}: cloning")
                     make, settings = clones.policy(arm, seed)
                 else:
@@ -107,13 +108,13 @@ class _Clones:
         self._demos = load_demonstrations(inputs.recording, config.demo_episodes)
         pixels = None if config.pixel_minutes else config.pixel_steps
         self._budget = Budget(config.head_steps, pixels, config.pixel_minutes)
-        weights = None if config.run is None or inputs.learned is None else config.run / "model.safetensors"
+        self._frozen = dict(inputs.encoders)
+        if config.run is not None and inputs.learned is not None:
+            self._frozen["learned"] = (config.run, inputs.learned)
         self._settings = {
             "env": config.env,
             "size": config.size,
             "demonstrations": _digest(self._demos),
-            "learned encoder": None if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest()[:16],
-            "architecture": asdict(inputs.architecture),
             "budget": asdict(self._budget),
         }
         self.fits: dict[str, list[dict[str, Any]]] = {}
@@ -122,13 +123,14 @@ class _Clones:
     def policy(self, arm: str, seed: int) -> tuple[MakeController, dict[str, Any]]:
         """The policy of an arm, and what it is a function of; from its folder when an earlier run has finished it."""
         cloning = replace(self._inputs.cloning, seed=seed)
-        settings = as_json({"arm": arm, **self._settings, "cloning": asdict(cloning)})
+        run, frozen = self._frozen.get(arm, (None, None))
+        architecture = self._inputs.architecture if frozen is None else Architecture.of(frozen)
+        sees = {"encoder": None if run is None else _hash_of(run), "architecture": asdict(architecture)}
+        settings = as_json({"arm": arm, **self._settings, **sees, "cloning": asdict(cloning)})
         folder = self._folder / f"{arm}-seed{seed}"
         self._take_over(folder, settings)
         if not (folder / "fit.json").exists():
-            policy, fit = cloned_arm(
-                arm, self._inputs.architecture, self._inputs.learned, self._demos, cloning, self._budget
-            )
+            policy, fit = cloned_arm(arm, architecture, frozen, self._demos, cloning, self._budget)
             policy.save(folder)
             write_json(folder / "fit.json", {"settings": settings, "fit": fit})
         kept = _read(folder / "fit.json")
@@ -147,6 +149,10 @@ class _Clones:
             if (kept / "fit.json").exists() and _read(kept / "fit.json")["settings"] == settings:
                 shutil.copytree(kept, folder, ignore=shutil.ignore_patterns("fit.json"), dirs_exist_ok=True)
                 shutil.copyfile(kept / "fit.json", folder / "fit.json")
+
+
+def _hash_of(run: Path) -> str:
+    return hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()[:16]
 
 
 def _digest(demos: Demonstrations) -> str:

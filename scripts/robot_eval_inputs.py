@@ -36,6 +36,7 @@ class Inputs:
 
     Attributes:
         arms: all names of the table, in its order.
+        encoders: name -> (run folder, encoder), of the arms that clone on frozen encoders beside `learned`.
         controllers: name -> (folder or module:Class, hash of its content), of the arms that are no clones.
         makers: name -> what makes them.
         references: arms whose difference to all others is told.
@@ -46,6 +47,7 @@ class Inputs:
 
     place: Place
     arms: tuple[str, ...]
+    encoders: dict[str, tuple[Path, FeatureExtractor]]
     controllers: dict[str, tuple[str, str]]
     makers: dict[str, MakeController]
     references: list[str]
@@ -66,13 +68,15 @@ def prepare(config: "Config") -> Inputs:
     Raises VidsslError for whatever does not exist or does not fit.
     """
     given, run = _controllers(config)
-    chosen = _arms(config, given, run)
+    named = _named("--encoders", "NAME=RUN", config.encoders, given)
+    chosen = _arms(config, [*given, *named], run)
     for split, count in (("test", config.episodes), ("train", config.demo_episodes)):
         episode_seed(config.seed, count - 1, split)  # a seed or number out of range is an error now
     if config.overwrite:
-        _spare(config, [*given.values(), *config.reuse])
+        _spare(config, [*given.values(), *named.values(), *config.reuse])
     cloning = cloning_config(config.cloning)
     makers = {name: load_controller(thing) for name, thing in given.items()}
+    encoders = {name: (Path(folder), load_encoder(folder)) for name, folder in named.items()}
     place = Place(config.env, "test", config.size)
     env = place.make()
     try:
@@ -80,13 +84,14 @@ def prepare(config: "Config") -> Inputs:
         fps = float(env.metadata.get("render_fps", 10))
         learned = None if run is None else load_encoder(run)
         notes = [] if learned is None else encoder_notes(learned, env)
+        notes += [f"{name}: {note}" for name, (_, enc) in encoders.items() for note in encoder_notes(enc, env)]
         spaces = Spaces.of(env)
     finally:
         env.close()
     architecture = Architecture(config.encoder, image_size) if learned is None else Architecture.of(learned)
     architecture.untrained(0)  # an unknown name is an error now, not after the demonstrations
     missing = why_no_expert(place)
-    clones = [arm for arm in CLONED if arm in chosen]
+    clones = [*(arm for arm in CLONED if arm in chosen), *encoders]
     recording, unchecked = _given_demonstrations(config, image_size, spaces, missing) if clones else (None, [])
     if config.overwrite:
         forget(config.out)  # when everything is checked
@@ -95,9 +100,10 @@ def prepare(config: "Config") -> Inputs:
     return Inputs(
         place=place,
         arms=(FLOOR, *clones, *given, *((CEILING,) if missing is None else ())),
+        encoders=encoders,
         controllers={name: (thing, identity(thing)) for name, thing in given.items()},
         makers=makers,
-        references=[*(["learned"] if "learned" in clones else []), *given],
+        references=[*(["learned"] if "learned" in clones else []), *given] or list(encoders)[:1],
         learned=learned,
         architecture=architecture,
         cloning=cloning,
@@ -145,17 +151,24 @@ def _controllers(config: "Config") -> tuple[dict[str, str], Path | None]:
             raise VidsslError(f"controller {str(run)!r}: its name {why}; give it another: --controllers NAME={run}")
         given[name] = str(run)
         run = None
-    for text in config.controllers:
-        name, equals, thing = text.partition("=")
-        if not equals or not re.fullmatch(NAME, name):
-            raise VidsslError(f"--controllers: got {text!r}; write NAME=FOLDER or NAME=module:Class")
-        if name in ARMS or name in given:
-            raise VidsslError(f"--controllers: the name {name!r} is taken; choose one that is no other arm's")
-        given[name] = thing
+    given |= _named("--controllers", "NAME=FOLDER or NAME=module:Class", config.controllers, given)
     return given, run
 
 
-def _arms(config: "Config", given: dict[str, str], run: Path | None) -> tuple[str, ...]:
+def _named(option: str, form: str, texts: Iterable[str], taken: Iterable[str]) -> dict[str, str]:
+    """What stands behind the names of arms; VidsslError for other forms than NAME=THING and names that are taken."""
+    named: dict[str, str] = {}
+    for text in texts:
+        name, equals, thing = text.partition("=")
+        if not equals or not re.fullmatch(NAME, name):
+            raise VidsslError(f"{option}: got {text!r}; write {form}")
+        if name in (*ARMS, *taken, *named):
+            raise VidsslError(f"{option}: the name {name!r} is taken; choose one that is no other arm's")
+        named[name] = thing
+    return named
+
+
+def _arms(config: "Config", given: list[str], run: Path | None) -> tuple[str, ...]:
     chosen = config.arms
     if not chosen:
         clones = CLONED if run is not None else () if given else tuple(arm for arm in CLONED if arm != "learned")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from vidssl.robot import expert
 from vidssl.robot.evaluate import Evaluator
 from vidssl.robot.rollout import Place
 from vidssl.robot.showreel import replay
+from vidssl.scripts.report import arms_table
 from vidssl.scripts.robot_eval import Config, main, run
 from vidssl.scripts.robot_eval_inputs import cloning_config
 
@@ -302,6 +304,30 @@ def test_more_controllers_and_saved_episodes(config: Config, folder: Path, resul
         notes_file = unfinished.parent.parent / "meta" / "notes.json"
         notes_file.unlink(missing_ok=True)
     assert (folder / "more" / "episodes" / "random-seed0.safetensors").stat().st_mtime_ns == driven, "said before"
+
+
+def test_more_encoders(config: Config, folder: Path, results: dict[str, Any]) -> None:
+    """Each is an arm that clones on its features: the run's own encoder gives what the arm `learned` gave."""
+    again, other = folder / "again", folder / "other"
+    shutil.copytree(folder / "run", again, dirs_exist_ok=True)
+    extractor = random_extractor("small", (32, 32), seed=3)
+    small = {"encoder": {"name": "small", "dim": 256}, "context": None, "image_size": [32, 32], "fps": None}
+    write_config(other, {**small, "output": "encoder"})
+    write_model(other, {f"encoder.{k}": v for k, v in extractor.encoder.state_dict().items()})
+    options = replace(config, demos=folder / "out" / "demos", out=folder / "encoders", no_videos=True)
+    options = replace(options, run=None, encoders=(f"again={again}", f"small={other}"))
+    found = run(options)
+    assert list(found["arms"]) == ["random", "again", "small", "expert"]
+    assert found["arms"]["again"] == results["arms"]["learned"], "episodes of both cloning seeds, and their fits"
+    assert found["arms"]["small"]["episodes"] == 12
+    assert found["encoders"]["small"] == {"folder": str(other), "config": {"version": 1, **small, "output": "encoder"}}
+    assert set(found["paired"]) == {"again - random", "again - small", "again - expert"}
+    assert f"clone on the frozen encoder {other}" in arms_table(found)
+    for name in ("pixels", "again"):
+        with pytest.raises(VidsslError, match=f"--encoders: the name '{name}' is taken"):
+            run(replace(options, encoders=(*options.encoders, f"{name}={other}")))
+    with pytest.raises(VidsslError, match="--encoders: got 'small'; write NAME=RUN"):
+        run(replace(options, encoders=("small",)))
 
 
 def test_settings_of_clones() -> None:
