@@ -144,9 +144,9 @@ class ChunkController:
 
         Raises VidsslError for an encoder without `config`.
         """
-        folder = Path(folder)
         from .controller_files import save_extractor, write_controller
 
+        folder = Path(folder)
         save_extractor(folder / "encoder", self.extractor)
         write_tensors(folder / "head.safetensors", self.head.state_dict())
         facts = {"head": self.head.config, "spaces": self.spaces.as_json(), "looks": asdict(self.looks)}
@@ -155,9 +155,9 @@ class ChunkController:
     @classmethod
     def load(cls, folder: str | Path) -> "ChunkController":
         """The policy in a folder; raises VidsslError when it is missing, damaged or of another kind."""
-        folder = Path(folder)
         from .controller_files import read_controller, read_weights
 
+        folder = Path(folder)
         content = read_controller(folder, "chunk")
         try:
             head, spaces = build_chunk_head(content["head"]), Spaces.from_json(content["spaces"])

@@ -28,6 +28,7 @@ from .rollout import MakeController
 
 FORMAT = 1
 FILE = "controller.json"
+PARTS = (".json", ".jsonl", ".safetensors", ".part")  # of files that saving writes beside the folder of the encoder
 CONTROLLERS = {
     "chunk": "vidssl.robot.chunk_controller:ChunkController",
     "clone": "vidssl.robot.controllers:CloneController",
@@ -125,6 +126,14 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 def is_controller(folder: Path) -> bool:
     """Whether a folder holds a saved controller."""
     return (folder / FILE).is_file()
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether a folder holds a saved controller, or only what a kill left of one that was being saved."""
+    if is_controller(folder):
+        return True
+    left = list(folder.iterdir()) if (folder / "encoder").is_dir() else []
+    return bool(left) and all(thing.name == "encoder" or thing.suffix in PARTS for thing in left)
 
 
 def save_extractor(folder: Path, extractor: FeatureExtractor) -> None:

@@ -164,9 +164,9 @@ class CloneController:
 
     def save(self, folder: str | Path) -> None:
         """Write the policy to a folder; see `controller_files`. Raises VidsslError for an encoder without `config`."""
-        folder = Path(folder)
         from .controller_files import save_extractor, write_controller
 
+        folder = Path(folder)
         save_extractor(folder / "encoder", self.extractor)
         write_tensors(folder / "head.safetensors", self.head.state_dict())
         write_controller(folder, "clone", {"head": self.head.config, "spaces": self.spaces.as_json()})
@@ -174,9 +174,9 @@ class CloneController:
     @classmethod
     def load(cls, folder: str | Path) -> "CloneController":
         """The policy in a folder; raises VidsslError when it is missing, damaged or of another kind."""
-        folder = Path(folder)
         from .controller_files import read_controller, read_weights
 
+        folder = Path(folder)
         content = read_controller(folder, "clone")
         try:
             head, spaces = build_head(content["head"]), Spaces.from_json(content["spaces"])

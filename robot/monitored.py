@@ -125,9 +125,9 @@ class MonitoredController:
 
         Raises VidsslError for parts that cannot be saved.
         """
-        folder = Path(folder)
         from .controller_files import write_controller
 
+        folder = Path(folder)
         for name, part in (("controller", self.controller), ("fallback", self.fallback)):
             if part is not None and not hasattr(part, "save"):
                 raise VidsslError(
@@ -142,9 +142,9 @@ class MonitoredController:
     @classmethod
     def load(cls, folder: str | Path) -> "MonitoredController":
         """The controller in a folder; raises VidsslError when it is missing, damaged or of another kind."""
-        folder = Path(folder)
         from .controller_files import SavedController, read_controller
 
+        folder = Path(folder)
         on_alarm = read_controller(folder, "monitored").get("on_alarm", "stop")
         fallback = SavedController(folder / "fallback").load() if on_alarm == "fallback" else None
         inner = SavedController(folder / "controller").load()

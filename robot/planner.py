@@ -187,9 +187,9 @@ class PlanController:
 
         Raises VidsslError for an encoder without `config`.
         """
-        folder = Path(folder)
         from .controller_files import save_extractor, write_controller
 
+        folder = Path(folder)
         save_extractor(folder / "encoder", self.extractor)
         weights = {name: w for name, w in self.model.state_dict().items() if not name.startswith("encoder.")}
         write_tensors(folder / "world_model.safetensors", {**weights, "landmarks": self.landmarks})
@@ -199,9 +199,9 @@ class PlanController:
     @classmethod
     def load(cls, folder: str | Path) -> "PlanController":
         """The controller in a folder; raises VidsslError when it is missing, damaged or of another kind."""
-        folder = Path(folder)
         from .controller_files import read_controller, read_weights
 
+        folder = Path(folder)
         content = read_controller(folder, "planner")
         extractor = load_encoder(folder / "encoder")
         try:

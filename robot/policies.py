@@ -106,9 +106,9 @@ class PolicyController:
 
     def save(self, folder: str | Path) -> None:
         """Write the policy to a folder; see `controller_files`. Raises VidsslError for an encoder without `config`."""
-        folder = Path(folder)
         from .controller_files import save_extractor, write_controller
 
+        folder = Path(folder)
         save_extractor(folder / "encoder", self.extractor)
         write_tensors(folder / "policy.safetensors", self.net.state_dict())
         write_controller(folder, "sb3", {"policy": self.net.config, "spaces": self.spaces.as_json()})
@@ -116,9 +116,9 @@ class PolicyController:
     @classmethod
     def load(cls, folder: str | Path) -> "PolicyController":
         """The policy in a folder; raises VidsslError when it is missing, damaged or of another kind."""
-        folder = Path(folder)
         from .controller_files import read_controller, read_weights
 
+        folder = Path(folder)
         content = read_controller(folder, "sb3")
         try:
             net, spaces = PolicyNet(**content["policy"]), Spaces.from_json(content["spaces"])

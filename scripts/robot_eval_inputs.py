@@ -15,7 +15,7 @@ from vidssl.machine import versions
 from vidssl.robot.arms import ARMS, CLONED, Architecture, check_arms
 from vidssl.robot.cloning import CloningConfig, first_episodes
 from vidssl.robot.comparison import CEILING, FLOOR, why_no_expert
-from vidssl.robot.controller_files import identity, is_controller, load_controller
+from vidssl.robot.controller_files import identity, is_begun, is_controller, load_controller
 from vidssl.robot.demonstration_checks import check_demonstrations, taken_as_of
 from vidssl.robot.episodes import Recording, open_recording, read_meta
 from vidssl.robot.pixels import episode_seed, find_image
@@ -130,7 +130,7 @@ def forget(out: Path) -> None:
     for file in (out / "episodes").glob("*.safetensors"):
         file.unlink()
     for folder in (out / "controllers").glob("*"):
-        if is_controller(folder) or (folder / "encoder").is_dir():
+        if is_begun(folder):
             shutil.rmtree(folder)
 
 

@@ -72,13 +72,13 @@ def run(config: Config) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from vidssl.checkpoint import check_writable
-    from vidssl.robot.controller_files import FILE, is_controller
+    from vidssl.robot.controller_files import FILE, is_begun, is_controller
     from vidssl.robot.sb3 import LearningConfig, check_learning, train_policy, write_learning
 
     if is_controller(config.out) and not config.overwrite:
         raise VidsslError(f"{config.out} holds a controller already; pass --overwrite to replace it, or another --out")
     check_writable(config.out / FILE)
-    if config.out.exists() and any(config.out.iterdir()) and not is_controller(config.out):
+    if config.out.exists() and any(config.out.iterdir()) and not is_begun(config.out):
         raise VidsslError(f"{config.out} holds something other than a controller; choose a new or empty --out")
     learning = LearningConfig(
         config.algorithm, config.steps, config.envs, config.hidden, config.lr, config.gamma, config.seed

@@ -225,8 +225,10 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(VidsslError, match="holds a controller already"):
         main(["--untrained", "control", *options])
     assert main(["--untrained", "control", *options, "--overwrite", "--learning-rate", "1e-3"]) == 0
+    (tmp_path / "ppo" / "controller.json").unlink()  # as a kill while it was saved leaves it
+    assert main(["--untrained", "control", *options]) == 0
     full = tmp_path / "full"
-    full.mkdir()
+    (full / "encoder").mkdir(parents=True)
     (full / "thesis.tex").touch()
     for more in ((), ("--overwrite",)):
         with pytest.raises(VidsslError, match="holds something other than a controller; choose a new or empty --out"):
