@@ -78,7 +78,7 @@ def run(config: Config) -> None:
         "image_size": [size, size],
         "fps": None,
         "clip": {"frames": config.frames, "stride": config.stride, "batch_size": None},
-        "method": {"name": "imported", "options": {}, "views": None},
+        "method": {"name": config.encoder, "options": {}, "views": None},
         "data": origin,
         "seed": None,
     }
