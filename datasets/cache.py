@@ -4,17 +4,20 @@
     CACHE/index.json     version, size, the files it was made of, for each video its name, label, offset, frame times
                          and checksum, and for each file that was left out the reason
 
-It is built in a folder beside its final place and renamed when it is complete, so a kill leaves no half of one.
+It is built in a folder beside its final place and renamed when it is complete, so a kill leaves no half of one in its
+place (and one beside it, of which the next build tells).
 """
 
 import json
 import os
 import shutil
+import sys
 import zlib
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -31,6 +34,7 @@ from .workers import Failure, WorkerPool
 
 VERSION = 1
 CHUNK = 64  # frames decoded, checksummed and written at a time
+PART = ".part"  # how the name of a cache that is being built ends
 SPARE = 64 << 20  # bytes of the disk left to others
 
 
@@ -171,7 +175,7 @@ class PackedCache:
             files, quarantine, workers=workers, deadline=deadline, start=start, progress=progress, memory=memory
         )
         _announce(folder, sum(map(len, indices.values())) * shape[0] * shape[1] * 3)
-        part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+        part = folder.with_name(f".{folder.name}.{uuid4().hex[:12]}{PART}")
         part.mkdir(parents=True)
         try:
             plan = _plan([file for file in files if file.name in indices], indices)
@@ -252,6 +256,12 @@ def _plan(files: Sequence[VideoFile], indices: dict[str, VideoIndex]) -> list[_J
 
 
 def _announce(folder: Path, needed: int) -> None:
+    for left in sorted(folder.absolute().parent.glob(f".{folder.name}.*{PART}")):
+        size = sum(file.stat().st_size for file in left.glob("*"))
+        print(
+            f"{left}: {size / 1e9:.2f} GB of a cache that was never finished; delete it, unless it is being built now",
+            file=sys.stderr,
+        )
     home = next(parent for parent in folder.absolute().parents if parent.exists())
     free = shutil.disk_usage(home).free
     print(f"packed cache {folder}: {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB free on its disk", flush=True)

@@ -199,9 +199,8 @@ class ClipLoader:
         return [ClipVideo(file.name, file.label, index.times, (file.path, index)) for file, index in found]
 
     def _long_enough(self, videos: list[ClipVideo]) -> list[ClipVideo]:
-        for video in videos:
-            if video.frames < self.spec.span:
-                self.quarantine.skip(video.name, too_short(video.frames, self.spec))
+        short = (video for video in videos if video.frames < self.spec.span)
+        self.quarantine.skip({video.name: too_short(video.frames, self.spec) for video in short})
         usable = [video for video in videos if video.frames >= self.spec.span]
         if not usable:
             raise VidsslError(f"no video is long enough for a clip of {self.spec.span} frames; lower frames or stride")

@@ -45,13 +45,23 @@ def stored_value(name: str, feature: dict[str, Any], value: Any) -> Any:
     elif kind in ("video", "image"):
         fits = array.shape == shape and array.dtype == np.uint8
     else:
-        fits = (array.shape == shape or (shape == (1,) and array.ndim == 0)) and np.can_cast(
-            array.dtype, kind, "same_kind"
-        )
+        fits = array.shape == shape or (shape == (1,) and array.ndim == 0)
+        fits = fits and np.can_cast(array.dtype, kind, "same_kind" if np.dtype(kind).kind in "bf" else "unsafe")
+        if fits and not _holds(np.dtype(kind), array):
+            raise VidsslError(f"{name}: {kind} can't hold all of {array.tolist()}; give the feature another dtype")
     if not fits:
         wanted = {"video": "uint8", "image": "uint8"}.get(kind, kind) if not is_depth(feature) else "finite depth"
         raise VidsslError(f"{name}: expected {wanted} {list(shape)}, got {array.dtype} {list(array.shape)}")
     return array if kind in ("video", "image") else array.astype(kind).reshape(shape)
+
+
+def _holds(kind: np.dtype[Any], array: np.ndarray) -> bool:
+    """Whether numbers are the same in another type: integers exactly, floats to its precision and within its range."""
+    with np.errstate(all="ignore"):
+        stored = array.astype(kind)
+    if kind.kind in "iu":
+        return array.dtype.kind in "biu" and bool((stored == array).all())
+    return kind.kind != "f" or bool((np.isfinite(stored) == np.isfinite(array)).all())
 
 
 def png(picture: np.ndarray) -> bytes:

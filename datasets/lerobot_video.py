@@ -6,7 +6,6 @@ joined     K . . K . . K . . K                        stamps go on where the las
 
 import os
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from vidssl.errors import VidsslError, unknown_name
 
-from .mp4 import check_sides
+from .mp4 import check_sides, exact_rate
 
 # name: (FFmpeg's encoder, pixel format, its options)
 CODECS: dict[str, tuple[str, str, dict[str, str]]] = {
@@ -49,7 +48,7 @@ class EpisodeVideo:
         os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 tells its settings of every file, past FFmpeg's log
         self._container: Any = av.open(str(path), "w", format="mp4")
         try:
-            rate = Fraction(fps).limit_denominator(1000)
+            rate = exact_rate(fps)
             stream: Any = self._container.add_stream(name, rate=rate, options=dict(options))
         except (ValueError, av.FFmpegError) as error:
             self._container.close()
@@ -103,7 +102,7 @@ def join_videos(parts: Sequence[Path], target: Path, fps: float) -> None:
                     stream: Any = container.streams.video[0]
                     if out is None:
                         out = joined.add_stream_from_template(stream, opaque=True)
-                    ticks = 1 / (Fraction(fps).limit_denominator(1000) * stream.time_base)
+                    ticks = 1 / (exact_rate(fps) * stream.time_base)
                     begun = frames
                     packet: Any
                     for packet in container.demux(stream):

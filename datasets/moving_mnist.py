@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -220,7 +221,7 @@ def _read(file: Path) -> Images:
 def _read_csv(file: Path) -> Images:
     try:
         table = np.loadtxt(file, delimiter=",", ndmin=2)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EOFError) as error:
         raise VidsslError(
             f"{file}: no table of numbers ({error}); a row a digit: 784 values, then the label"
         ) from error
@@ -238,8 +239,11 @@ def _read_csv(file: Path) -> Images:
 
 
 def _read_npz(file: Path) -> Images:
-    with np.load(file, allow_pickle=False) as arrays:
-        found = {name: arrays[name] for name in arrays.files}
+    try:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+    except (ValueError, OSError, EOFError, BadZipFile, TypeError) as error:  # TypeError: of a .npy, which is no archive
+        raise VidsslError(f"{file}: no readable .npz of plain arrays ({error}); fetch or write it again") from error
     fitting = [array for array in found.values() if array.dtype == np.uint8 and array.shape[1:] == (DIGIT, DIGIT)]
     if len(fitting) != 1:
         held = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in found.items())

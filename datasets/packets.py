@@ -8,7 +8,7 @@ A container holds packets in decoding order; with B-frames that is not the order
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +19,8 @@ import av.stream
 import numpy as np
 
 from vidssl.errors import VidsslError
+
+from .workers import finish
 
 QUARTER = 1 << 16  # one in the 16.16 fixed point of a display matrix
 GIF_TRAILER = b";"
@@ -136,7 +138,7 @@ class VideoIndex:
             row = self._keyframe_before(position, pts)
             start = int(self.keyframes[row, 0]) if row >= 0 else 0
             if found and start <= found[-1][1] + JUMP:
-                found[-1] = (found[-1][0], position, [*found[-1][2], pts])
+                found[-1] = (min(found[-1][0], row), position, [*found[-1][2], pts])  # a leading picture's is earlier
             else:
                 found.append((row, position, [pts]))
         return [Segment(self._stamp(row), frozenset(stamps)) for row, _, stamps in found]
@@ -161,7 +163,7 @@ def open_video(path: str | Path) -> Any:
     try:
         if path.is_file() and path.stat().st_size == 0:
             raise VidsslError(f"{path}: the file is empty (0 bytes)")
-        container = av.open(str(path))
+        container = av.open(str(path), metadata_errors="replace")  # titles in Latin-1 are no matter
     except (av.FFmpegError, OSError) as error:
         raise VidsslError(
             f"{path}: can't be opened as a video ({reason(error)}); is it cut short, or no video?"
@@ -196,15 +198,21 @@ def index_video(path: str | Path) -> VideoIndex:
     Raises:
         VidsslError: the file can't be opened, has no video, is cut short, has no frames or can't be decoded.
     """
+    return finish(index_in_steps(path))
+
+
+def index_in_steps(path: str | Path) -> Generator[None, None, VideoIndex]:
+    """As `index_video`, with a sign of life now and then where all frames have to be decoded: for a `WorkerPool`."""
     try:
         with open_video(path) as container:
             table, first = _read_packets(path, container, video_stream(container))
+        pts, order, counted = table.presentation()
+        if counted:
+            pts = yield from _counted_pts(path)
     except av.FFmpegError as error:
         raise VidsslError(f"{path}: can't be read ({reason(error)})") from error
     time_base, codec = table.time_base, table.codec
-    pts, order, counted = table.presentation()
     if counted:
-        pts = _counted_pts(path)
         order = np.arange(len(pts))
     else:  # a recording that starts amid a group: its decoder shows nothing until the first frame it can
         shown = pts >= first.pts
@@ -301,11 +309,14 @@ def _check_length(path: str | Path, container: Any, stream: Any, packets: int, e
                 raise VidsslError(f"{path}: cut short: the GIF has no end ({packets} frames are there)")
 
 
-def _counted_pts(path: str | Path) -> np.ndarray:
+def _counted_pts(path: str | Path) -> Generator[None, None, np.ndarray]:
     """Presentation stamps from decoding everything: the frames' own, or else their decoding stamps put in order."""
     with open_video(path) as container:
         stream = video_stream(container)
-        stamps = [(frame.pts, frame.dts) for frame in container.decode(stream)]
+        stamps: list[tuple[Any, Any]] = []
+        for frame in container.decode(stream):
+            stamps.append((frame.pts, frame.dts))
+            yield
         rate, time_base = stream.guessed_rate or stream.average_rate, stream.time_base
     pts = [stamp[0] for stamp in stamps]
     if None in pts or len(set(pts)) != len(pts):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Path = Callable[[Floats], Floats]  # instants [n] -> positions of the centre [n,3]
+REBOUND = 0.1  # seconds after a contact, without which a clip does not show how a body comes off it
 EARTH = 9.81  # m/s², where gravity is not what varies
 
 
@@ -141,8 +142,11 @@ def bounce(rng: np.random.Generator, bodies: list[Body], seconds: float) -> Moti
         z = body.half[2] + bounce_height(t, height, gravity, restitution)
         return _points(drift * (t - seconds / 2), 0 * t, z)
 
-    known = {"gravity": gravity, "restitution": restitution}
-    return Motion((body,), (path,), known | _contact(fall_time(height, gravity), seconds))
+    contact = fall_time(height, gravity)
+    known = {"gravity": gravity} | _contact(contact, seconds)
+    if contact + REBOUND <= seconds:
+        known["restitution"] = restitution
+    return Motion((body,), (path,), known)
 
 
 def roll(rng: np.random.Generator, bodies: list[Body], seconds: float) -> Motion:

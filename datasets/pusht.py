@@ -59,7 +59,7 @@ def read_pusht(path: str | Path) -> list[PushTEpisode]:
     """
     store = ZarrStore(path)
     ends = store.array("meta/episode_ends")
-    columns = [np.concatenate(list(_images(store)))]
+    columns = [np.concatenate([np.empty((0, 96, 96, 3), np.uint8), *_images(store)])]
     columns += [store.array(f"data/{name}").astype(np.float32) for name in ("state", "action", "keypoint")]
     total = int(ends[-1]) if len(ends) else 0
     if not total or any(len(column) != total for column in columns) or not (np.diff(ends, prepend=0) > 0).all():

@@ -2,7 +2,7 @@
 
 import csv
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from vidssl.checkpoint import replacing
@@ -44,16 +44,22 @@ class Quarantine:
             reason: why it is left out.
             step: the training step it failed at; None when it failed before training.
         """
+        if self._list(name, reason, step):
+            self._write()
+
+    def skip(self, reasons: Mapping[str, str]) -> None:
+        """List sound files that are of no use here, and why; they do not count as failed."""
+        self.unfit.update(reasons)
+        new = sum(self._list(name, reason, None) for name, reason in reasons.items())
+        if new:
+            self._write()
+
+    def _list(self, name: str, reason: str, step: int | None) -> bool:
         if name in self.reasons and ((self.reasons[name], self.steps[name]) == (reason, step) or step is None):
-            return  # known, and what failed in training is not to lose its step when a resumed run looks at it first
+            return False  # known; what failed in training is not to lose its step when a resumed run looks at it first
         self.reasons[name], self.steps[name] = reason, step
         print(f"left out: {name}: {reason}", file=sys.stderr, flush=True)
-        self._write()
-
-    def skip(self, name: str, reason: str) -> None:
-        """List a sound file that is of no use here; it does not count as failed."""
-        self.unfit.add(name)
-        self.add(name, reason)
+        return True
 
     def mended(self, names: Iterable[str]) -> None:
         """Take files off the list that were put there before training and have turned out well this time."""
@@ -94,8 +100,12 @@ class Quarantine:
             raise VidsslError(f"{failed} of {total} videos can't be used ({none}){listed}\n{shown}")
 
     def _load(self, file: Path) -> None:
-        with file.open(newline="", encoding="utf-8") as lines:
-            rows = list(csv.reader(lines))
+        garbled = f"{file}: garbled ({{}}); move the file away to begin a new list"
+        try:
+            with file.open(newline="", encoding="utf-8") as lines:
+                rows = list(csv.reader(lines))
+        except (ValueError, csv.Error) as error:
+            raise VidsslError(garbled.format(error)) from error
         if not rows or tuple(rows[0]) != COLUMNS:
             raise VidsslError(
                 f"{file}: expected the columns {','.join(COLUMNS)}; move the file away to begin a new list"
@@ -104,7 +114,7 @@ class Quarantine:
             for name, reason, step in rows[1:]:
                 self.reasons[name], self.steps[name] = reason, int(step) if step else None
         except ValueError as error:
-            raise VidsslError(f"{file}: garbled ({error}); move the file away to begin a new list") from error
+            raise VidsslError(garbled.format(error)) from error
 
     def _write(self) -> None:
         if self.file is None:

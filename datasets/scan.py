@@ -13,9 +13,9 @@ from vidssl.machine import cores
 from vidssl.progress import progress_bar
 
 from .files import VideoFile
-from .packets import Turn, VideoIndex, index_video
+from .packets import Turn, VideoIndex, index_in_steps
 from .quarantine import Quarantine
-from .workers import Failure, WorkerPool
+from .workers import Failure, WorkerPool, attempt
 
 DEADLINE = 30.0  # seconds a file may take
 
@@ -72,13 +72,10 @@ def _index_all(
         files.setdefault(video.path, []).append(video)
     if workers == 0:
         for path, inside in files.items():
-            try:
-                found: VideoIndex | Failure = index_video(path)
-            except VidsslError as error:
-                found = Failure(str(error))
+            found = attempt(index_in_steps, path)
             yield from ((video, _part(video, found)) for video in inside)
     elif videos:
-        with WorkerPool(index_video, min(workers, len(files)), deadline, start) as pool:
+        with WorkerPool(index_in_steps, min(workers, len(files)), deadline, start) as pool:
             for path, result in pool.run((path, (path,)) for path in files):
                 yield from ((video, _part(video, result)) for video in files[path])
 

@@ -13,7 +13,7 @@ Colour: the stream's matrix and range are honoured, unmarked streams are taken a
 transfer curves are not tone-mapped; transparency is dropped. Pixels are taken as square.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from itertools import chain, dropwhile, islice
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from vidssl.errors import VidsslError
 
 from .packets import ReadPlan, Segment, Turn, VideoIndex, index_video, open_video, reason, video_stream
+from .workers import finish
 
 if TYPE_CHECKING:
     import torch
@@ -102,8 +103,13 @@ class VideoReader:
 
     def read_array(self, indices: Sequence[int]) -> np.ndarray:
         """As `read`, frames only: uint8 [T,H,W,C]."""
+        return finish(self.read_in_steps(indices))
+
+    def read_in_steps(self, indices: Sequence[int]) -> Generator[None, None, np.ndarray]:
+        """As `read_array`, with a sign of life a frame: for a `WorkerPool`."""
         self._check(indices)
-        return _read(self._decoder, self._reformatter, self.index.plan(indices), self.size, self._native)
+        plan = self.index.plan(indices)
+        return (yield from _read(self._decoder, self._reformatter, plan, self.size, self._native))
 
     def chunks(self, count: int) -> Iterator[np.ndarray]:
         """Every frame in order, `count` at a time, decoded in one go: uint8 [count,H,W,C], the last one shorter.
@@ -259,7 +265,7 @@ def _from_stamp(pts: int, packets: Iterator[Any]) -> Iterator[Any]:
 
 def _read(
     decoder: _Decoder, reformatter: VideoReformatter, plan: ReadPlan, size: tuple[int, int], native: bool
-) -> np.ndarray:
+) -> Generator[None, None, np.ndarray]:
     slots: dict[int, list[int]] = {}
     for slot, stamp in enumerate(plan.stamps):
         slots.setdefault(stamp, []).append(slot)
@@ -269,6 +275,7 @@ def _read(
         _picture(reformatter, frame, plan.turn, native, out[first])
         for slot in others:
             out[slot] = out[first]
+        yield
     return out
 
 
@@ -301,7 +308,7 @@ def read_plan(path: str | Path, plan: ReadPlan, size: tuple[int, int]) -> np.nda
     """
     decoder = _Decoder(path, threads=1, counted=plan.counted)
     try:
-        return _read(decoder, VideoReformatter(), plan, size, native=False)
+        return finish(_read(decoder, VideoReformatter(), plan, size, native=False))
     finally:
         decoder.close()
 

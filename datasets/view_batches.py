@@ -13,13 +13,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation  # type: ignore[import-untyped]
 
 from vidssl.errors import VidsslError
+from vidssl.rotation.clouds import FEWEST_POINTS
 
 from .depth_sensor import DepthSensor
 from .loading import ahead
 from .mesh_views import MeshRenderer
+from .view_clouds import TRIES
+
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ class ViewBatches:
         noisy = np.concatenate(
             [_sensor(rng)(part, rng, rng.random(len(part)) < 0.5) for part in np.array_split(depth, 8)]
         )
+        self._seen_again(noisy, meshes, poses, offsets, step)
         middle = offsets + np.array([0, 0, self.renderer.camera.distance], np.float32)
         radii = np.array([np.linalg.norm(self.renderer.meshes[mesh].vertices, axis=1).max() for mesh in meshes])
         believed = radii * np.exp(rng.uniform(-self.belief, self.belief, self.objects))
@@ -95,6 +101,26 @@ class ViewBatches:
             "K": torch.from_numpy(self.renderer.camera.K.astype(np.float32)),
             "names": [self.renderer.meshes[mesh].name for mesh in meshes],
         }
+
+    def _seen_again(self, noisy: Floats, meshes: NDArray[np.int64], poses: Floats, offsets: Floats, step: int) -> None:
+        """Views with next to nothing in them, as of a thin thing from its end, drawn anew in place, in other poses.
+
+        Raises:
+            VidsslError: an object of which nothing can be seen.
+        """
+        flat, moved, which = poses.reshape(-1, 3, 3), offsets.reshape(-1, 3), np.repeat(meshes, self.views)
+        for attempt in range(TRIES):
+            few = np.flatnonzero(np.count_nonzero(noisy, axis=(1, 2)) < FEWEST_POINTS)
+            if not len(few):
+                return
+            rng = np.random.default_rng([self.seed, step, 2, attempt])
+            flat[few] = Rotation.random(len(few), rng).as_matrix()
+            depth = self.renderer.depth(which[few], flat[few], moved[few])
+            noisy[few] = _sensor(rng)(depth, rng, rng.random(len(few)) < 0.5)
+        raise VidsslError(
+            f"{self.renderer.meshes[which[few[0]]].name}: {TRIES} views in a row have fewer than {FEWEST_POINTS} "
+            "points; it is too thin for this camera, leave it out"
+        )
 
 
 def _sensor(rng: np.random.Generator) -> DepthSensor:

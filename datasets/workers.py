@@ -13,13 +13,16 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from vidssl.errors import VidsslError
 
 START_SECONDS = 120.0  # a fresh interpreter on a loaded machine
+PAUSE = 2.0  # seconds: who was not running for longer cannot tell whose fault it is
+SIGNS = 0.05  # seconds between two signs of life
+T = TypeVar("T")
 
 
 @dataclass
@@ -54,6 +57,7 @@ class WorkerPool:
         self._function, self._deadline = function, deadline
         self._context: Any = multiprocessing.get_context(start)
         self._workers = [self._launch() for _ in range(max(1, workers))]
+        self._polled = time.monotonic()
 
     def _launch(self) -> _Worker:
         here, there = self._context.Pipe()
@@ -85,9 +89,20 @@ class WorkerPool:
             VidsslError: workers can't be started.
         """
         pipes = {worker.pipe: slot for slot, worker in enumerate(self._workers)}
-        ended = [self._receive(pipes[pipe]) for pipe in wait(list(pipes), timeout)]  # type: ignore[index]
+        readable = wait(list(pipes), timeout)
+        self._forgive_pause(timeout)
+        ended = [self._receive(pipes[pipe]) for pipe in readable]  # type: ignore[index]
         ended += [self._overdue(slot) for slot in range(len(self._workers))]
+        self._polled = time.monotonic()
         return [answer for answer in ended if answer is not None]
+
+    def _forgive_pause(self, timeout: float) -> None:
+        """A process that was stopped (Ctrl-Z, a suspended job) takes the time off the workers', stopped with it."""
+        now = time.monotonic()
+        away = now - self._polled - timeout
+        if away > PAUSE:
+            for worker in self._workers:
+                worker.since = min(now, worker.since + away)
 
     def _receive(self, slot: int) -> tuple[Any, Any] | None:
         worker = self._workers[slot]
@@ -111,7 +126,8 @@ class WorkerPool:
         limit = self._deadline if worker.ready else max(START_SECONDS, self._deadline)
         if not worker.busy or time.monotonic() - worker.since <= limit:
             return None
-        return self._replace(slot, f"no answer within {self._deadline:g} s; the decoder hangs")
+        slow = f"no answer within {self._deadline:g} s: it hangs, or is too slow here (then raise --deadline)"
+        return self._replace(slot, slow)
 
     def _replace(self, slot: int, reason: str) -> tuple[Any, Any] | None:
         worker = self._workers[slot]
@@ -171,29 +187,47 @@ def _serve(pipe: Connection, parents_end: Connection, function: Callable[..., An
         pass
 
 
-def _answer(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def attempt(function: Callable[..., Any], *arguments: Any, alive: Callable[[], None] = lambda: None) -> Any:
+    """What a worker does, in this process: the result of `function(*arguments)`, or a `Failure` with why there is none.
+
+    Args:
+        alive: called at each `yield` of a generator function.
+    """
     try:
         value = function(*arguments)
-        if isinstance(value, Generator):
-            value = _exhaust(pipe, value)
+        return finish(value, alive) if isinstance(value, Generator) else value
     except VidsslError as error:
-        pipe.send(("failure", str(error)))
+        return Failure(str(error))
     except Exception as error:
-        pipe.send(("failure", f"{type(error).__name__}: {error}"))
-    else:
-        if isinstance(value, np.ndarray):
-            value = np.ascontiguousarray(value)
-            pipe.send(("array", (value.shape, value.dtype.str)))
-            if value.size:
-                pipe.send_bytes(value.data.cast("B"))
-        else:
-            pipe.send(("value", value))
+        return Failure(f"{type(error).__name__}: {error}")
 
 
-def _exhaust(pipe: Connection, steps: Generator[Any, None, Any]) -> Any:
+def finish(steps: Generator[Any, None, T], alive: Callable[[], None] = lambda: None) -> T:
+    """What a generator returns in the end; `alive` is called at each of its yields."""
     while True:
         try:
             next(steps)
         except StopIteration as end:
             return end.value
-        pipe.send(("alive", None))
+        alive()
+
+
+def _answer(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    said = time.monotonic()
+
+    def alive() -> None:
+        nonlocal said
+        if time.monotonic() - said > SIGNS:
+            said = time.monotonic()
+            pipe.send(("alive", None))
+
+    value = attempt(function, *arguments, alive=alive)
+    if isinstance(value, Failure):
+        pipe.send(("failure", value.reason))
+    elif isinstance(value, np.ndarray):
+        value = np.ascontiguousarray(value)
+        pipe.send(("array", (value.shape, value.dtype.str)))
+        if value.size:
+            pipe.send_bytes(value.data.cast("B"))
+    else:
+        pipe.send(("value", value))

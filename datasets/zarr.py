@@ -63,7 +63,9 @@ class ZarrStore:
 
     def array(self, name: str) -> np.ndarray:
         """A whole array; raises as `chunks`."""
-        return np.concatenate(list(self.chunks(name)))
+        pieces = list(self.chunks(name))
+        meta = self._meta(name)
+        return np.concatenate(pieces) if pieces else np.empty(meta["shape"], np.dtype(meta["dtype"]))
 
     def _meta(self, name: str) -> dict[str, Any]:
         text = self._read(f"{name}/.zarray")

@@ -1,6 +1,6 @@
 """Frames of many videos, decoded by worker processes under a deadline, in the order asked for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +10,7 @@ from vidssl.datasets.files import VideoFile
 from vidssl.datasets.packets import VideoIndex
 from vidssl.datasets.quarantine import Quarantine
 from vidssl.datasets.video import VideoReader
-from vidssl.datasets.workers import Failure, WorkerPool
-from vidssl.errors import VidsslError
+from vidssl.datasets.workers import Failure, WorkerPool, attempt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,10 +20,12 @@ if TYPE_CHECKING:
 Task = tuple[Path, VideoIndex, Sequence[int]]  # a file, its index, frame numbers
 
 
-def read_frames(path: Path, index: VideoIndex, numbers: Sequence[int], size: tuple[int, int]) -> np.ndarray:
-    """Frames by number: uint8 RGB [T,H,W,3]. What a worker runs."""
+def read_frames(
+    path: Path, index: VideoIndex, numbers: Sequence[int], size: tuple[int, int]
+) -> Generator[None, None, np.ndarray]:
+    """Frames by number: uint8 RGB [T,H,W,3], with a sign of life each. What a worker runs."""
     with VideoReader(path, size, index, threads=1) as reader:
-        return reader.read_array(numbers)
+        return (yield from reader.read_in_steps(numbers))
 
 
 def decode(
@@ -36,13 +37,13 @@ def decode(
         tasks: what to read.
         size: (height, width) frames are scaled to.
         workers: processes; 0 decodes in this process, where a hang can't be ended.
-        deadline: seconds a task may take.
+        deadline: seconds until a task's next frame may take.
 
     Yields:
         uint8 [T,H,W,3] a task, or a `Failure` with the reason.
     """
     if workers == 0:
-        yield from (_here(task, size) for task in tasks)
+        yield from (attempt(read_frames, *task, size) for task in tasks)
         return
     waiting: dict[int, np.ndarray | Failure] = {}  # results that came before their turn
     turn = 0
@@ -52,13 +53,6 @@ def decode(
             while turn in waiting:
                 yield waiting.pop(turn)
                 turn += 1
-
-
-def _here(task: Task, size: tuple[int, int]) -> np.ndarray | Failure:
-    try:
-        return read_frames(*task, size)
-    except VidsslError as error:
-        return Failure(str(error))
 
 
 def read_windows(

@@ -79,12 +79,14 @@ def evaluate(config: Config) -> dict[str, Any]:
     """Evaluate as configured, print and write the report, and return what evaluation.json holds."""
     from rich.console import Console
 
-    from vidssl.checkpoint import replacing, write_json
+    from vidssl.checkpoint import check_writable, replacing, write_json
     from vidssl.device import choose_device
     from vidssl.evaluate.arms import judge
     from vidssl.evaluate.tables import as_json, class_table, plot, target_table, verdict, widest
     from vidssl.features import load_encoder
 
+    out = config.out or config.run / "evaluation"
+    check_writable(out / "evaluation.json")
     extractor = load_encoder(config.run, device=choose_device(config.device))
     task = read_task(config)
     arms = make_arms(extractor, config.random_encoders)
@@ -101,7 +103,6 @@ def evaluate(config: Config) -> dict[str, Any]:
         console.print(table)
     console.print("\n".join(lines + verdict(rows)), highlight=False, markup=False)
 
-    out = config.out or config.run / "evaluation"
     report = {
         "run": str(config.run),
         "data": str(config.data),

@@ -85,7 +85,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     out = config.out or default_out(config)
     check_writable(out)
     sets = load_pairs(config.pairs)
-    judged = {prefix: usable(prefix, pairs, config.limit) for prefix, pairs in sets.items()}  # all, before the work
+    judged = {prefix: usable(prefix, pairs, config.limit, learned) for prefix, pairs in sets.items()}  # before the work
     estimators = learned_estimators(config.run) if learned else {}
     if learned and not config.peers:
         del estimators[GEOMETRIC]  # a second a pair
@@ -125,13 +125,15 @@ def default_out(config: Config) -> Path:
     return config.run / "evaluation" / "rotation.json"
 
 
-def usable(prefix: str, pairs: "RotationPairs", limit: int | None) -> tuple[list[int], dict[str, str]]:
-    """Which of the first `limit` pairs can be judged, and for the others the reason, by number.
+def usable(prefix: str, pairs: "RotationPairs", limit: int | None, learned: bool) -> tuple[list[int], dict[str, str]]:
+    """Which of the first `limit` pairs can be judged (by `learned` estimators too), and for the others the reason, by
+    number.
 
     Raises:
         VidsslError: K can't belong to the pictures, or no pair is left.
     """
     from vidssl.rotation.clouds import check_depth, check_intrinsics
+    from vidssl.rotation.estimate import Pair
 
     check_intrinsics(pairs.K, (pairs.a.shape[1], pairs.a.shape[2]))
     chosen, left_out = [], {}
@@ -139,6 +141,8 @@ def usable(prefix: str, pairs: "RotationPairs", limit: int | None) -> tuple[list
         try:
             for part, depth in (("a", pairs.a), ("b", pairs.b)):
                 check_depth(depth[number], f"{prefix}_{part}[{number}]")
+            if learned:
+                Pair.of(pairs.a[number], pairs.b[number], pairs.K).crops()
             chosen.append(number)
         except VidsslError as error:
             left_out[str(number)] = str(error)

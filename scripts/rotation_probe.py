@@ -89,7 +89,9 @@ def run(config: Config) -> list[dict[str, Any]]:
 
     if not config.runs:
         raise VidsslError("rotation-probe: got no RUNS; name one or more run folders of `vidssl pretrain-views`")
-    for name, least in (("groups", 4), ("epochs", 1)):
+    if not config.degrees or not all(0 < degrees <= 180 for degrees in config.degrees):
+        raise VidsslError(f"--degrees: got {config.degrees}; give one or more ranges above 0, up to 180")
+    for name, least in (("groups", 4), ("epochs", 1), ("seed", 0)):
         if (number := getattr(config, name)) < least:
             raise VidsslError(f"--{name}: got {number}; at least {least}")
     if config.out is not None:

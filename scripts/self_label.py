@@ -7,10 +7,11 @@ Example:
 
     vidssl self-label runs/mine videos/ --classes 6 --out runs/mine/labels
 
-writes labels.csv (path,label: a list that other commands take), confidence.csv (how sure each label is, and whether it
-was learned from) and self_label.json; quarantine.csv lists what can't be read. With --tail 10 a labelled folder is made
-long-tailed first (the largest class 10 times the smallest), and the handling of unequal classes is compared with doing
-without it, over --seeds choices of the tail and of k-means:
+writes labels.csv (path,label: a list that other commands take; of a LeRobot data set, whose episodes share files, their
+names instead of paths), confidence.csv (how sure each label is, and whether it was learned from) and self_label.json;
+quarantine.csv lists what can't be read. With --tail 10 a labelled folder is made long-tailed first (the largest class
+10 times the smallest), and the handling of unequal classes is compared with doing without it, over --seeds choices of
+the tail and of k-means:
 
     vidssl self-label runs/mine videos/ --tail 10 --seeds 8 --out runs/mine/tail
 """
@@ -166,9 +167,10 @@ def _label(config: Config, videos: list[VideoFile], features: "Tensor", classes:
 
     found = self_label(features, classes, config.rounds, config.keep, config.adjust, config.join, config.seed)
     last, out = found[-1], config.out.resolve()
-    paths = [
-        Path(os.path.relpath(video.path.resolve(), out)).as_posix() for video in videos
-    ]  # a list's paths are its own
+    paths = [  # a list's paths are its own; episodes of a LeRobot data set share their file, so their names tell them
+        Path(os.path.relpath(video.path.resolve(), out)).as_posix() if video.span is None else video.name
+        for video in videos
+    ]
     numbers = [
         (int(label), f"{sure:.4f}", int(kept))
         for label, sure, kept in zip(last.labels, last.confidence, last.kept, strict=True)

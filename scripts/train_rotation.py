@@ -23,9 +23,6 @@ import tyro
 from vidssl.rotation.config import EnergyConfig, NetworkConfig
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from vidssl.datasets.meshes import Mesh
 
 BANDS = ((0.0, 30.0), (30.0, 60.0), (60.0, 180.0))  # degrees, of the pairs for calibration
@@ -88,8 +85,9 @@ def run(config: Config) -> int:
     minutes = 50.0 if config.steps is config.minutes is None else config.minutes
     budget = Budget(config.steps, None, minutes)
     choose_device(config.device)
-    if config.calibration < FEWEST:
-        raise VidsslError(f"--calibration: got {config.calibration} pairs; at least {FEWEST} are needed")
+    for name, least in (("calibration", FEWEST), ("seed", 0)):
+        if (number := getattr(config, name)) < least:
+            raise VidsslError(f"--{name}: got {number}; at least {least}")
     check_run(config.out, config.resume)  # said before the meshes are read
     found = read_meshes(config.meshes, config.limit)
     train = found.split("train")
@@ -148,23 +146,18 @@ def _calibrate(config: Config, held: "list[Mesh]") -> None:
     for number, degrees in enumerate(BANDS):
         band = draw_pairs(renderer, count, degrees, HARD, len(BANDS) * config.seed + number)  # other poses in each
         parts = zip(band.a, band.b, band.R, band.object, strict=True)
-        pairs += [Example(a, b, band.K, R, int(shown)) for a, b, R, shown in parts if _visible(a) and _visible(b)]
+        pairs += [Example(a, b, band.K, R, int(shown)) for a, b, R, shown in parts]
     estimator = load_estimator(config.out)
     found = calibrate(estimator, track(pairs, "calibrating", disable=not sys.stderr.isatty()), config.seed)
     write_model(config.out, read_model(config.out) | estimator.calibration())
     print(
-        f"calibrated on {found.pairs} hard pairs of {len(held)} objects held back, 0 to 180 degrees: a right candidate "
+        f"calibrated on {found.pairs} hard pairs of {len(held)} objects held back, 0 to 180 degrees"
+        + (f" ({len(pairs) - found.pairs} more show too little)" if found.pairs < len(pairs) else "")
+        + ": a right candidate "
         f"(within 5°) is there in {found.present:.0%}, and then chosen in {found.chosen:.0%}; {found.quick:.0%} are "
         f"sure at once; estimates are given a probability of {found.chance:.2f} in the mean, and {found.right:.2f} are "
         "right"
     )
-
-
-def _visible(depth: "NDArray[np.float32]") -> bool:
-    """Whether there are points enough for an estimate: of a thin thing seen end-on there may not be."""
-    from vidssl.rotation.clouds import FEWEST_POINTS
-
-    return int((depth > 0).sum()) >= FEWEST_POINTS
 
 
 if __name__ == "__main__":

@@ -28,10 +28,12 @@ def write_video(
     rotation: int = 0,
     pix_fmt: str = "yuv420p",
     clock: int = 600,
+    metadata: dict[str, str] | None = None,
 ) -> Path:
     """Encode `picture`s; `stamps` are pts in units of 1/`clock` s, by default 25 a second."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options=container_options or {}) as container:
+        container.metadata.update(metadata or {})
         stream = container.add_stream(codec, rate=25, options=options or {})
         stream.height, stream.width = size
         stream.pix_fmt = pix_fmt
@@ -58,5 +60,5 @@ def pixels(frame: av.VideoFrame) -> list[bytes]:
 
 def sequential(path: Path) -> list[tuple[int | None, int]]:
     """(pts, hash of the pixels) of every frame, decoded plainly from the beginning to the end."""
-    with av.open(str(path)) as container:
+    with av.open(str(path), metadata_errors="replace") as container:
         return [(frame.pts, hash(tuple(pixels(frame)))) for frame in container.decode(video=0)]

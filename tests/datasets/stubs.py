@@ -35,6 +35,12 @@ def slow_but_alive(steps: int) -> Generator[None, None, int]:
     return steps
 
 
+def sleeper(seconds: float) -> str:
+    """Takes its time."""
+    time.sleep(seconds)
+    return "slept"
+
+
 def touchy_decode(path: Path, plan: ReadPlan, size: tuple[int, int]) -> np.ndarray:
     """Decodes, but hangs on or refuses files by their names, from a certain frame on."""
     late = max(plan.stamps) > 9000

@@ -94,6 +94,17 @@ def test_refuses_a_disk_that_is_too_small(folder: Path, monkeypatch: pytest.Monk
     assert [path.name for path in folder.parent.iterdir()] == ["videos"]
 
 
+def test_what_a_killed_build_left_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = build(folder)
+    left = cache.folder.with_name(".cache.0123456789ab.part")
+    left.mkdir()
+    (left / "frames.u8").write_bytes(bytes(20_000_000))
+    shutil.rmtree(cache.folder)
+    build(folder)
+    assert f"{left}: 0.02 GB of a cache that was never finished" in capsys.readouterr().err
+    assert left.exists(), "another may be at it"
+
+
 def test_a_failure_while_writing_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -126,7 +137,7 @@ def test_a_damaged_video_is_left_out_and_its_place_closed(folder: Path) -> None:
     with VideoReader(folder / "walk/v2.mp4", size=(16, 16)) as reader:
         assert torch.equal(cache.frames(1, range(22)), reader.read_all()[0])
     again = Quarantine(folder.parent / "again.csv", max_failed=0.5)
-    again.skip("walk/v2.mp4", "shorter than a clip")  # as an earlier part of a run found; that is no failure
+    again.skip({"walk/v2.mp4": "shorter than a clip"})  # as an earlier part of a run found; that is no failure
     again = Quarantine(folder.parent / "again.csv", max_failed=0.5)
     assert build(folder, quarantine=again).videos[0].name == "walk/v1.mp4"
     assert again.reasons == quarantine.reasons, "a cache that is used again tells of them again"

@@ -18,7 +18,9 @@ from vidssl.datasets.files import find_videos
 from vidssl.datasets.lerobot import LeRobotDataset
 from vidssl.datasets.lerobot_depth import DepthCode, to_metres
 from vidssl.datasets.lerobot_stats import PictureSample, merge_stats, vector_stats
+from vidssl.datasets.lerobot_values import stored_value
 from vidssl.datasets.lerobot_write import LeRobotWriter
+from vidssl.datasets.mp4 import exact_rate
 from vidssl.datasets.packets import index_video
 from vidssl.datasets.quarantine import Quarantine
 from vidssl.datasets.scan import scan_videos
@@ -329,6 +331,28 @@ def test_features_that_can_not_be(tmp_path: Path, feature: dict[str, Any], messa
     with pytest.raises(VidsslError, match=message):
         LeRobotWriter(tmp_path / "a", 10, {"x": feature})
     assert not (tmp_path / "a").exists()
+
+
+def test_numbers_are_kept_or_refused() -> None:
+    def stored(dtype: str, value: Any, *shape: int) -> Any:
+        return stored_value("x", {"dtype": dtype, "shape": list(shape)}, value)
+
+    assert stored("uint8", 3, 1).tolist() == [3]
+    assert stored("int64", True, 1).tolist() == [1]
+    assert stored("float32", 3, 1).tolist() == [3.0]
+    assert stored("float16", [np.inf, 0.1], 2).dtype == np.float16
+    for dtype, value, shape in (("int8", 300, 1), ("uint8", -1, 1), ("int32", [2**40, 1], 2), ("float16", 1e9, 1)):
+        with pytest.raises(VidsslError, match=f"x: {dtype} can't hold all of .*give the feature another dtype"):
+            stored(dtype, value, shape)
+    for dtype, value in (("int64", 1.5), ("bool", 1)):
+        with pytest.raises(VidsslError, match=f"x: .*{dtype}"):
+            stored(dtype, value, 1)
+
+
+@pytest.mark.parametrize("fps", [24000 / 1001, 30000 / 1001, 29.97, 7.5, 0.0004])
+def test_rates_are_exact_enough_for_hours(fps: float) -> None:
+    frames = int(6 * 3600 * fps)
+    assert abs(frames / exact_rate(fps) - frames / fps) < 1e-5
 
 
 def test_mistakes_of_a_writer(tmp_path: Path) -> None:

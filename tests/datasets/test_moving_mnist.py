@@ -106,7 +106,16 @@ def test_wrong_digits_are_answered(tmp_path: Path) -> None:
         "words.csv": "no table of numbers",
         "digits.txt": "read from .csv, .csv.gz or .npz",
         "two.npz": r"found a uint8 \(2, 28, 28\), b uint8",
+        "cut.npz": "no readable .npz of plain arrays",
+        "garbage.npz": "no readable .npz of plain arrays",
+        "one.npz": "no readable .npz of plain arrays",
+        "cut.csv.gz": "no table of numbers",
     }
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "two.npz").read_bytes()[:900])
+    (tmp_path / "garbage.npz").write_text("no arrays")
+    with (tmp_path / "one.npz").open("wb") as file:
+        np.save(file, np.zeros((2, 28, 28), np.uint8))
+    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress((tmp_path / "narrow.csv").read_bytes())[:-12])
     for name, words in cases.items():
         with pytest.raises(VidsslError, match=words):
             read_digits(tmp_path / name)

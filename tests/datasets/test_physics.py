@@ -62,6 +62,13 @@ def test_bounces_by_hand() -> None:
     assert heights == pytest.approx([4.905, 4.905 * 0.75, 0, 4.905 / 4, 0, 4.905 / 16, 0], abs=1e-9)
 
 
+def test_restitution_is_told_where_a_rebound_is_shown() -> None:
+    for seconds, shown in ((0.3, False), (3.0, True)):
+        for seed in range(20):
+            known = SCENARIOS["bounce"](np.random.default_rng(seed), [Body("sphere", (0.1, 0.1, 0.1))], seconds).truth
+            assert ("restitution" in known) is shown
+
+
 def test_slide_and_impact_by_hand() -> None:
     # 2 m/s, friction 0.25, 8 m/s²: brakes by 2 m/s², stops after 1 s and 1 m
     assert slide_distance(np.array([0.5, 1.0, 5.0]), 2.0, 0.25, 8.0) == pytest.approx([0.75, 1.0, 1.0])

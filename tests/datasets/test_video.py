@@ -1,7 +1,7 @@
 """Frames against a plain sequential decode, and files that are no good."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
@@ -92,6 +92,43 @@ def test_stretches_start_at_keyframes_and_join(tmp_path: Path) -> None:
     starts = [None if part.start is None else part.start[0] for part in index.segments([3, 5, 17, 19, 20, 45])]
     assert starts == [None, index.pts[10], index.pts[40]]  # 20 follows 19 at once: decoded on through
     assert len(index.segments([9, 9 + JUMP])) == 1
+
+
+def test_leading_pictures_do_not_send_decoding_to_the_beginning(tmp_path: Path) -> None:
+    """A keyframe of an open group and a picture shown before it: the stretch of both starts a group earlier."""
+    path = write_video(tmp_path / "a.mp4", 200, codec="libx265", options={"x265-params": OPEN_GOP})
+    index = index_video(path)
+    leading = [frame for frame in range(100, 199) if index.order[frame] > index.order[frame + 1] + 1]
+    assert leading, "pictures that come after the keyframe that they are shown before"
+    begun: list[tuple[int, int] | None] = []
+    with VideoReader(path, index=index, threads=1) as reader:
+        packets = reader._decoder._packets
+        reader._decoder._packets = lambda start: (begun.append(start), packets(start))[1]  # type: ignore[method-assign]
+        expected = sequential(path)
+        for frame in leading:
+            for number, shown in reader.frames([frame, frame + 1]):
+                assert (shown.pts, hash(tuple(pixels(shown)))) == expected[number]
+    assert len(begun) == len(leading)
+    assert None not in begun
+
+
+def test_a_title_that_is_not_utf8(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", 20, metadata={"title": "Kuechenlicht"})
+    path.write_bytes(path.read_bytes().replace(b"Kuechenlicht", b"K\xfcchenlichts"))
+    assert b"K\xfcchen" in path.read_bytes()
+    assert_exact(path)
+
+
+def test_damage_that_is_met_while_frames_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_video(tmp_path / "a.avi", 40, codec="mpeg4", options={"bf": "2", "g": "12"})
+
+    def broken(_: object) -> Iterator[None]:
+        raise av.error.InvalidDataError(1, "Invalid data found when processing input")
+        yield
+
+    monkeypatch.setattr("vidssl.datasets.packets._counted_pts", broken)
+    with pytest.raises(VidsslError, match=r"a.avi: can't be read \(Invalid data found"):
+        index_video(path)
 
 
 def test_read_scales_repeats_and_tells_times(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from simple_meshes import box
 from vidssl.datasets.mesh_views import MeshRenderer
 from vidssl.datasets.view_batches import ViewBatches
 from vidssl.errors import VidsslError
-from vidssl.rotation.clouds import backproject
+from vidssl.rotation.clouds import FEWEST_POINTS, backproject
 from vidssl.rotation.so3 import geodesic
 
 SIZES = ((0.12, 0.09, 0.05), (0.1, 0.1, 0.14), (0.06, 0.15, 0.08))
@@ -73,6 +73,18 @@ def test_closing_ends_the_rendering(batches: ViewBatches) -> None:
     assert rendering() == before + 1
     stream.close()  # type: ignore[attr-defined]
     assert rendering() == before
+
+
+def test_thin_things_are_not_shown_from_their_end() -> None:
+    """Views with next to nothing in them are drawn anew; of what never shows enough the name is said."""
+    thin = ViewBatches(MeshRenderer([box((0.0025, 0.0025, 0.2), name="rod")]), objects=24, views=3, seed=0)
+    batch = thin.draw(0)
+    assert int((batch["depth"] > 0).sum((2, 3)).min()) >= FEWEST_POINTS
+    assert same(batch, thin.draw(0))
+    turned = batch["rotation"].flatten(0, 1)
+    assert torch.allclose(turned @ turned.mT, torch.eye(3).expand_as(turned), atol=1e-5)
+    with pytest.raises(VidsslError, match=r"hair: 8 views in a row have fewer than 50 points; .* leave it out"):
+        ViewBatches(MeshRenderer([box((1e-5, 1e-5, 0.2), name="hair")]), objects=2, views=2).draw(0)
 
 
 def test_every_object_once_an_epoch(batches: ViewBatches) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stubs import slow_but_alive, task
+from stubs import sleeper, slow_but_alive, task
 
 from vidssl.datasets.files import VideoFile
 from vidssl.datasets.quarantine import Quarantine
@@ -38,6 +38,27 @@ def test_results_failures_and_kills(start: str) -> None:
 def test_a_long_task_that_goes_on_is_not_killed() -> None:
     with WorkerPool(slow_but_alive, workers=1, deadline=1.5, start="fork") as pool:
         assert list(pool.run([("a", (15,))])) == [("a", 15)]  # twice its deadline
+
+
+def test_a_pause_of_everybody_is_nobodys_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped with its parent for longer than its deadline (Ctrl-Z), a worker goes on; alone, it is killed."""
+    monkeypatch.setattr("vidssl.datasets.workers.PAUSE", 0.5)
+    with WorkerPool(sleeper, workers=1, deadline=1.5, start="fork") as pool:
+        for stopped_with, expected in (("parent", "slept"), ("nobody", "no answer within 1.5 s")):
+            while not pool._workers[0].ready:
+                pool.poll(0.05)
+            pool.submit(stopped_with, 1.0)
+            pool.poll(0.1)
+            pid = pool._workers[0].process.pid
+            os.kill(pid, signal.SIGSTOP)
+            if stopped_with == "parent":
+                time.sleep(2.5)  # this process is not running either, as far as the pool can tell
+                os.kill(pid, signal.SIGCONT)
+            answers: list[tuple[object, object]] = []
+            while not answers:
+                answers = pool.poll(0.1)
+            (answer,) = answers
+            assert expected in str(answer[1])
 
 
 def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
@@ -75,7 +96,7 @@ def test_quarantine_is_kept_and_counted(tmp_path: Path, capsys: pytest.CaptureFi
     quarantine = Quarantine(file, max_failed=0.2)
     quarantine.add("a.mp4", "cut short, holds 3, of 8", step=7)
     quarantine.add("a.mp4", "cut short, holds 3, of 8", step=7)
-    quarantine.skip("b.mp4", "shorter than a clip")
+    quarantine.skip({"b.mp4": "shorter than a clip"})
     assert capsys.readouterr().err.count("left out: a.mp4") == 1
     quarantine.check(5)  # 1 of 5 is not over 20%; the short one is no failure
     with pytest.raises(VidsslError, match=r"1 of 4 videos can't be used \(more than 20% failed\)"):
@@ -96,9 +117,20 @@ def test_quarantine_is_kept_and_counted(tmp_path: Path, capsys: pytest.CaptureFi
     file.write_text("something else\n")
     with pytest.raises(VidsslError, match="expected the columns"):
         Quarantine(file)
-    file.write_text("path,reason,step\na.mp4,cut short,soon\n")
-    with pytest.raises(VidsslError, match="garbled"):
-        Quarantine(file)
+    for garbled in (b"path,reason,step\na.mp4,cut short,soon\n", b"path,reason,step\n\xfc.mp4,cut short,\n"):
+        file.write_bytes(garbled)
+        with pytest.raises(VidsslError, match="garbled"):
+            Quarantine(file)
+
+
+def test_many_unfit_files_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quarantine = Quarantine(tmp_path / "quarantine.csv")
+    writes: list[int] = []
+    write = quarantine._write
+    monkeypatch.setattr(quarantine, "_write", lambda: (writes.append(len(quarantine)), write()))
+    for _ in range(2):
+        quarantine.skip({f"{number}.mp4": "shorter than a clip" for number in range(50)})
+    assert writes == [50]
 
 
 def test_files_of_an_earlier_folder_do_not_count(tmp_path: Path) -> None:

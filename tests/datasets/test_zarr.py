@@ -71,6 +71,10 @@ def test_messages(tmp_path: Path) -> None:
         ZarrStore(as_tar(empty, tmp_path / "e.tar"))
     with pytest.raises(VidsslError, match="no array 'data/depth'"):
         ZarrStore(root).array("data/depth")
+    meta = json.loads((root / "data/action/.zarray").read_text())
+    (root / "data/action/.zarray").write_text(json.dumps(meta | {"shape": [0, 2]}))
+    assert ZarrStore(root).array("data/action").shape == (0, 2)
+    (root / "data/action/.zarray").write_text(json.dumps(meta))
     meta = json.loads((root / "data/state/.zarray").read_text())
     (root / "data/state/.zarray").write_text(json.dumps(meta | {"compressor": {"id": "lzma"}}))
     with pytest.raises(VidsslError, match="compressor lzma; read here"):

@@ -161,6 +161,15 @@ def test_folds_are_disjoint_in_groups_and_complete(seed: int) -> None:
         assert all(len(set(fold[groups == group])) == 1 for group in set(groups))
 
 
+def test_no_fold_is_empty() -> None:
+    """Of these groups scikit-learn's stratified splitter leaves a fold empty."""
+    groups = np.repeat(np.arange(5), [15, 3, 2, 2, 4])
+    labels = np.array([int(label) for label in "10111110011100101011000111"])
+    fold = label_folds(labels, groups, 5, 0)
+    assert set(fold) == {0, 1, 2, 3, 4}
+    assert all(len(set(fold[groups == group])) == 1 for group in set(groups))
+
+
 def test_ridge_finds_linear_targets_and_only_those() -> None:
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(20), 5)

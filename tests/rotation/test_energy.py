@@ -143,3 +143,7 @@ def test_registration_recovers_a_small_turn_and_shift() -> None:
     assert float(end.translation.norm(dim=1).max()) < 0.03  # radii
     assert end.pair.tolist() == [0, 0]
     assert end.rotation.dtype == torch.float32
+    nothing = Clouds(b.points, torch.zeros_like(b.valid))  # a view with nothing in it: small_gicp would crash
+    kept = registered(registrable(a, nothing), start)
+    assert torch.equal(kept.rotation, start.rotation)
+    torch.testing.assert_close(kept.translation, start.translation)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vidssl.checkpoint import write_config, write_model
 from vidssl.datasets.depth_sensor import CLEAN, HARD
-from vidssl.datasets.mesh_views import MeshRenderer
+from vidssl.datasets.mesh_views import MeshRenderer, PinholeCamera
 from vidssl.datasets.rotation_pairs import RotationPairs, draw_pairs
 from vidssl.datasets.solids import make_solid
 from vidssl.errors import VidsslError
@@ -183,6 +183,13 @@ def test_what_else_is_refused(estimator: RotationEstimator, pairs: RotationPairs
         estimator.estimate(a, b, np.diag([0.01, 0.01, 1.0]) @ K * [[1, 1, 100], [1, 1, 100], [1, 1, 1]])
     with pytest.raises(VidsslError, match=r"expected finite intrinsics \[3,3\]"):
         estimator.estimate(a, b, 300.0)
+    for matrix in ("abc", [[300.0, 0], [0]]):
+        with pytest.raises(VidsslError, match="K: not an array of numbers"):
+            estimator.estimate(a, b, matrix)
+    for words in ("wide", [0.1, 0.2]):
+        with pytest.raises(VidsslError, match=r"radius: got .*; the object's radius in metres, one number"):
+            estimator.estimate(a, b, K, radius=words)  # type: ignore[arg-type]
+    check(estimator.estimate(a, b, K, radius=np.array([0.1])[0]))
     for radius in (0.0, -0.1, float("nan"), float("inf")):
         with pytest.raises(VidsslError, match=r"radius: got .*; the object's radius in metres, above 0"):
             estimator.estimate(a, b, K, radius=radius)
@@ -197,7 +204,7 @@ def test_a_radius_that_leaves_nothing_of_the_object(estimator: RotationEstimator
     y, x = np.mgrid[:128, :128] - 63.5
     ring = np.where(np.abs(np.hypot(x, y) - 37) < 2, 0.8, 0).astype(np.float32)  # 0.1 m, nothing within 0.07 m
     K = np.array([[300, 0, 63.5], [0, 300, 63.5], [0, 0, 1]])
-    with pytest.raises(VidsslError, match=r"only 0 points lie within .* is the object cut out, and its radius right"):
+    with pytest.raises(VidsslError, match=r"only 0 points of a view lie within .* 50 at the least .* radius right"):
         estimator.estimate(ring, ring, K, radius=0.035)
 
 
@@ -206,6 +213,22 @@ def test_without_a_model_the_size_does_not_matter() -> None:
     for scale in (0.1, 10.0):
         found = estimate_rotation(scale * pair.a[0], scale * pair.b[0], pair.K)
         np.testing.assert_allclose(found.rotation, pair.R[0], atol=0.03)
+
+
+def test_a_small_thing_far_away_is_not_taken_for_millimetres() -> None:
+    far = PinholeCamera(size=1024, focal=19000, distance=60)  # through a long lens
+    pair = draw_pairs(MeshRenderer([make_solid(0)], far), 1, (10, 10.01), CLEAN, 0)
+    found = estimate_rotation(0.1 * pair.a[0], 0.1 * pair.b[0], pair.K)  # 2 cm at 6 m: to registration 20 cm at 60 m
+    assert angle(found.rotation, np.eye(3)) < 90
+
+
+def test_pairs_that_show_too_little_are_left_out_of_the_calibration(pairs: RotationPairs) -> None:
+    sparse = np.zeros((512, 512), np.float32)
+    sparse[::40, ::40] = 0.8  # points enough, and hardly any on the network's grid
+    wide = np.array([[300, 0, 255.5], [0, 300, 255.5], [0, 0, 1]])
+    examples = [Example(pairs.a[0], pairs.b[0], pairs.K, pairs.R[0], object=number) for number in range(40)]
+    examples.insert(3, Example(sparse, sparse, wide, np.eye(3), object=1))
+    assert calibrate(untrained(), examples).pairs == 40
 
 
 def test_too_few_pairs_to_calibrate_with(estimator: RotationEstimator, pairs: RotationPairs) -> None:

@@ -103,6 +103,9 @@ def test_unreadable_videos_are_named_and_left_out(run: Path, tmp_path: Path) -> 
 
 
 def test_mistakes_are_answered_before_decoding(run: Path, videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "flat.csv").touch()
+    with pytest.raises(VidsslError, match=r"cannot write .*flat.csv is no folder; choose another --out"):
+        main([str(run), str(videos), "--out", str(tmp_path / "flat.csv" / "out")])
     flat = tmp_path / "flat.csv"
     flat.write_text("\n".join(str(path) for path in sorted(videos.rglob("*.mp4"))))
     one = tmp_path / "one.csv"

@@ -134,6 +134,19 @@ def test_unusable_pairs_are_left_out_and_named(
     assert "left out: hard_b[5]: 24 surface points" in shown
 
 
+def test_pairs_that_a_run_can_not_take_are_left_out_for_all(tmp_path: Path, fakes: Callable[[Images], None]) -> None:
+    views = depth_views(COUNT, 0.5)
+    views[4] = 0
+    views[4].flat[np.random.default_rng(0).choice(64 * 64, 55, replace=False)] = 0.5  # the network's grid misses half
+    pairs = write(tmp_path / "pairs.npz", hard_a=views)
+    fakes(np.load(pairs)["hard_R"])
+    for run, left_out in (("none", []), (str(tmp_path), ["4"])):
+        main([run, "--pairs", str(pairs), "--out", str(tmp_path / "x.json")])
+        found = json.loads((tmp_path / "x.json").read_text())["sets"]["hard"]
+        assert list(found["left_out"]) == left_out
+        assert {row["count"] for row in found["rows"].values()} == {COUNT - len(left_out)}
+
+
 def test_a_run_without_peers(pairs: Path, fakes: Callable[[Images], None], tmp_path: Path) -> None:
     fakes(np.load(pairs)["hard_R"])
     main([str(tmp_path / "run"), "--pairs", str(pairs), "--limit", "4", "--no-peers"])

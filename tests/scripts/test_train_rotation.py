@@ -26,7 +26,7 @@ SMALL += ["--network.hidden", "16", "--energy.widths", "8", "8", "8", "--energy.
 
 
 def arguments(out: Path, *more: str) -> list[str]:
-    """Twenty solids: five are of the test split, two of the others are held back for calibration."""
+    """Twenty solids: five are of the test split, three of the others are held back for calibration."""
     given = ["default", "--limit", "20", "--out", str(out), "--steps", "2", "--objects", "2", "--views", "2"]
     return [*given, "--calibration", "42", "--device", "cpu", *SMALL, *more]
 
@@ -52,10 +52,10 @@ def test_stopped_resumed_calibrated_loaded(
     assert train_rotation.main(arguments(out, "--resume")) == 0
     told = capsys.readouterr()
     assert "2 steps in" in told.out
-    assert "on 13 objects" in told.out
-    assert "calibrated on 42 hard pairs of 2 objects held back" in told.out
+    assert "on 12 objects" in told.out
+    assert "calibrated on 42 hard pairs of 3 objects held back" in told.out
     config = read_config(out)
-    assert (config["kind"], config["data"]["objects"], config["data"]["held"]) == ("rotation", 13, 2)
+    assert (config["kind"], config["data"]["objects"], config["data"]["held"]) == ("rotation", 12, 3)
     assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == [1, 2]
 
     pair = draw_pairs(MeshRenderer([make_solid(0)]), 1, (10, 30), CLEAN, 0)
@@ -82,9 +82,11 @@ def test_the_same_run_twice_and_in_bf16(tmp_path: Path, monkeypatch: pytest.Monk
 def test_what_could_not_be_calibrated_is_refused_before_training(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(VidsslError, match="--calibration: got 12 pairs; at least 40"):
+    with pytest.raises(VidsslError, match="--seed: got -1; at least 0"):
+        train_rotation.main([*arguments(tmp_path / "run"), "--seed", "-1"])
+    with pytest.raises(VidsslError, match="--calibration: got 12; at least 40"):
         train_rotation.main([*arguments(tmp_path / "run"), "--calibration", "12"])
-    with pytest.raises(VidsslError, match="of 3 meshes 1 are left to learn from and 1 to calibrate on"):
+    with pytest.raises(VidsslError, match="of 3 meshes 2 are left to learn from and 0 to calibrate on"):
         train_rotation.main([*arguments(tmp_path / "run"), "--limit", "3"])
     with pytest.raises(VidsslError, match="give one of steps, epochs or minutes"):
         train_rotation.main([*arguments(tmp_path / "run"), "--minutes", "3"])

@@ -112,6 +112,11 @@ def test_pretraining_on_views_and_probing(meshes: Path, tmp_path: Path, capsys: 
         rotation_probe.main([str(meshes), str(run), f"{run}/"])
     with pytest.raises(VidsslError, match="--groups: got 3; at least 4"):
         rotation_probe.main([str(meshes), str(run), "--groups", "3"])
+    for degrees in ([], ["0"], ["30", "-5"], ["200"]):
+        with pytest.raises(VidsslError, match=r"--degrees: got .*; give one or more ranges above 0, up to 180"):
+            rotation_probe.main([str(meshes), str(run), "--degrees", *degrees])
+    with pytest.raises(VidsslError, match="--seed: got -1; at least 0"):
+        rotation_probe.main([str(meshes), str(run), "--seed", "-1"])
     with pytest.raises(VidsslError, match="--epochs: got 0; at least 1"):
         rotation_probe.main([str(meshes), str(run), "--epochs", "0"])
 

@@ -250,7 +250,7 @@ def _flat_prediction(lines: Sequence[Line]) -> list[str]:
 
 
 def _terms(lines: Sequence[Line], where: Where, kind: Collapse) -> list[str]:
-    """A term of no share in the loss, or one that grew while the loss fell."""
+    """A term of no share in the loss."""
     shares = {name[6:]: series(lines, name) for line in lines[:1] for name in line if name.startswith("share_")}
     evidence = []
     for name, share in shares.items():

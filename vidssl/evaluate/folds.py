@@ -88,6 +88,8 @@ def label_folds(labels: NDArray[np.int64], groups: NDArray[np.int64], folds: int
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
         for number, (_, test) in enumerate(splitter.split(labels[:, None], labels, None if single else groups)):
             fold[test] = number
+    if len(np.unique(fold)) < folds:  # of few groups of uneven classes the splitter leaves a fold empty at times
+        return group_folds(groups, folds, seed)
     return fold
 
 

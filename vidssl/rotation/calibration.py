@@ -50,16 +50,19 @@ def calibrate(estimator: RotationEstimator, pairs: Iterable[Example], seed: int 
 
     Args:
         estimator: with trained networks.
-        pairs: as the estimator will meet them, of objects new to it.
+        pairs: as the estimator will meet them, of objects new to it; those that show too little are left out.
         seed: of the fit.
 
     Raises:
-        VidsslError: fewer than FEWEST pairs or FEWEST_OBJECTS objects, or a pair that can't be estimated.
+        VidsslError: fewer than FEWEST pairs or FEWEST_OBJECTS objects that can be estimated.
     """
     thorough, quick, objects = _Record(), _Record(), []
     with torch.no_grad():
         for pair in pairs:
-            scene = estimator.look(Pair.of(pair.depth_a, pair.depth_b, pair.K))
+            try:
+                scene = estimator.look(Pair.of(pair.depth_a, pair.depth_b, pair.K))
+            except VidsslError:  # of a thin thing seen from its end there is too little
+                continue
             thorough.add(*estimator.alignments(scene), pair.rotation)
             quick.add(*estimator.quick_alignments(scene), pair.rotation)
             objects.append(pair.object)

@@ -58,7 +58,11 @@ def check_intrinsics(K: ArrayLike, shape: tuple[int, int]) -> NDArray[np.float64
         VidsslError: not a matrix [[fx,0,cx],[0,fy,cy],[0,0,1]], a principal point outside the picture, or focal lengths
             that give a field of view under 3° or over 150°, or differ by more than a factor of 2.
     """
-    matrix, (height, width) = np.asarray(K, dtype=np.float64), shape
+    height, width = shape
+    try:
+        matrix = np.asarray(K, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise VidsslError(f"K: not an array of numbers ({error}); pass the camera's matrix [3,3]") from error
     if matrix.shape != (3, 3) or not np.isfinite(matrix).all():
         raise VidsslError(f"K: expected finite intrinsics [3,3] in pixels, got shape {matrix.shape}")
     (fx, skew, cx), (zero, fy, cy) = matrix[0], matrix[1]

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 from vidssl.rotation.config import EnergyConfig
 from vidssl.rotation.network import Residual
+from vidssl.rotation.registration import NEIGHBOURS, Stages, gicp_clouds, refine
 from vidssl.rotation.registration import Clouds as Registrable
-from vidssl.rotation.registration import Stages, gicp_clouds, refine
 from vidssl.rotation.so3 import exp
 
 PIXELS = 48  # G
@@ -97,18 +97,27 @@ class AlignmentNet(nn.Module):
         return Judgement(-out[:, 0], 0.3 * out[:, 1:4], 0.2 * out[:, 4:7], out[:, 7])
 
 
-def registered(clouds: Sequence[Registrable], tried: Alignments, stages: Stages = NARROW) -> Alignments:
-    """Where generalised ICP ends from each alignment, between its pair's clouds (`registrable`); some 2 ms each."""
+def registered(clouds: Sequence[Registrable | None], tried: Alignments, stages: Stages = NARROW) -> Alignments:
+    """Where generalised ICP ends from each alignment, between its pair's clouds (`registrable`); some 2 ms each.
+
+    Alignments of pairs that can't be registered stay as they are.
+    """
     rotations, shifts = tried.rotation.cpu().numpy(), METRES * tried.translation.cpu().numpy()
-    ends = [refine(clouds[i], R, t, stages) for i, R, t in zip(tried.pair.tolist(), rotations, shifts, strict=True)]
+    ends = [
+        (R, t) if (pair := clouds[i]) is None else refine(pair, R, t, stages)
+        for i, R, t in zip(tried.pair.tolist(), rotations, shifts, strict=True)
+    ]
     turned = torch.from_numpy(np.stack([rotation for rotation, _ in ends])).to(tried.rotation)
     moved = torch.from_numpy(np.stack([shift for _, shift in ends]) / METRES).to(tried.translation)
     return tried._replace(rotation=turned, translation=moved)
 
 
-def registrable(a: Clouds, b: Clouds) -> list[Registrable]:
-    """Each pair of views, ready for `registered`."""
-    return [gicp_clouds(one, other, SPACING) for one, other in zip(_metres(a), _metres(b), strict=True)]
+def registrable(a: Clouds, b: Clouds) -> list[Registrable | None]:
+    """Each pair of views, ready for `registered`; None where one has next to no points."""
+    return [
+        None if min(len(one), len(other)) < NEIGHBOURS else gicp_clouds(one, other, SPACING)
+        for one, other in zip(_metres(a), _metres(b), strict=True)
+    ]
 
 
 def _metres(views: Clouds) -> list[NDArray[np.float64]]:

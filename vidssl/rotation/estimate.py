@@ -23,7 +23,7 @@ from torch import Tensor
 from vidssl.checkpoint import read_config, read_model
 from vidssl.errors import VidsslError, unknown_name
 from vidssl.rotation.choice import Choice, best_of, together
-from vidssl.rotation.clouds import FEWEST_POINTS, check_depth, check_intrinsics
+from vidssl.rotation.clouds import FEWEST_POINTS, backproject, check_depth, check_intrinsics
 from vidssl.rotation.crops import Crops, crop
 from vidssl.rotation.energy import (
     METRES,
@@ -126,12 +126,7 @@ class RotationEstimator:
 
     def look(self, pair: "Pair") -> "Scene":
         """What the networks make of both views."""
-        crops = crop(torch.from_numpy(np.stack((pair.a, pair.b))), pair.K, pair.radius)
-        if (fewest := int(crops.mask.sum((1, 2, 3)).min())) < FEWEST_POINTS:
-            raise VidsslError(
-                f"only {fewest} points lie within about 1.3 radii ({1.3 * pair.radius:.3g} m) of the middle of what is "
-                "seen; is the object cut out, and its radius right?"
-            )
+        crops = pair.crops()
         signals, middle = self.encoder(crops)
         a, b = (_see(crops[i : i + 1], middle[i], depth, pair.K) for i, depth in enumerate((pair.a, pair.b)))
         product = products(signals[:1], signals[1:])
@@ -202,11 +197,30 @@ class Pair:
         seen = max(_extent(a, matrix), _extent(b, matrix))
         if radius is None:
             radius = seen
-        elif not 0 < radius < np.inf:
+        radius = _number(radius)
+        if not 0 < radius < np.inf:
             raise VidsslError(f"radius: got {radius}; the object's radius in metres, above 0")
-        elif not LEAST * seen < radius < MOST * seen:
+        if not LEAST * seen < radius < MOST * seen:
             raise VidsslError(f"radius: got {radius:g} m, but what is seen has about {seen:.3g} m; give it in metres")
         return cls(a, b, matrix, radius)
+
+    def crops(self) -> Crops:
+        """Both views as the networks take them; a VidsslError where too little is left in them."""
+        crops = crop(torch.from_numpy(np.stack((self.a, self.b))), self.K, self.radius)
+        if (fewest := int(crops.mask.sum((1, 2, 3)).min())) < FEWEST_POINTS:
+            raise VidsslError(
+                f"only {fewest} points of a view lie within about 1.3 radii ({1.3 * self.radius:.3g} m) of the middle "
+                f"of what is seen, and on the network's grid; {FEWEST_POINTS} at the least are needed: is the object "
+                "cut out, are returns dense, and the radius right if one was given?"
+            )
+        return crops
+
+
+def _number(radius: Any) -> float:
+    try:
+        return float(radius)
+    except (TypeError, ValueError) as error:
+        raise VidsslError(f"radius: got {radius!r}; the object's radius in metres, one number") from error
 
 
 @dataclass(frozen=True)
@@ -231,7 +245,7 @@ class Scene:
         return joined(self.registered(best), self.registered(self._unturned, STAGES))
 
     @cached_property
-    def _registrable(self) -> list[Registrable]:
+    def _registrable(self) -> list[Registrable | None]:
         return registrable(self.a.clouds, self.b.clouds)
 
     def registered(self, tried: Alignments, stages: Stages = NARROW) -> Alignments:
@@ -248,8 +262,6 @@ def _see(crops: Crops, middle: Tensor, depth: NDArray[np.float32], K: Tensor) ->
 
 def _extent(depth: NDArray[np.float32], K: Tensor) -> float:
     """The radius that an object seemingly has: of the visible points about the middle of their bounding box, metres."""
-    from vidssl.rotation.clouds import backproject
-
     points = backproject(depth, K.numpy())
     low, high = np.quantile(points, (0.005, 0.995), axis=0)
     return float(np.quantile(np.linalg.norm(points - (low + high) / 2, axis=1), 0.995))
@@ -321,11 +333,13 @@ def estimate_rotation(
     """
     if model is not None:
         return model.estimate(depth_a, depth_b, K, radius)
-    from vidssl.rotation.registration import candidates
+    from vidssl.rotation.registration import centred, from_starts, gicp_clouds
 
     pair = Pair.of(depth_a, depth_b, K, radius)
     scale = METRES / pair.radius  # registration's constants are for such a radius
-    rotations, misfits = candidates(scale * pair.a, scale * pair.b, K)
+    matrix = pair.K.double().numpy()
+    points = [centred(backproject(depth, matrix)) for depth in (pair.a, pair.b)]
+    rotations, misfits = from_starts(gicp_clouds(scale * points[0], scale * points[1]))
     chances = torch.from_numpy(-misfits / MISFIT).softmax(dim=0).float()
     return _estimate(
         torch.from_numpy(rotations), chances, summed=False

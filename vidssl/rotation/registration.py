@@ -68,9 +68,15 @@ def prepare(depth_a: ArrayLike, depth_b: ArrayLike, K: ArrayLike, spacing: float
 
 
 def gicp_clouds(points_a: NDArray[np.floating], points_b: NDArray[np.floating], spacing: float = SPACING) -> Clouds:
-    """Thinned clouds of points [n, 3] and [m, 3] in metres, about any origins."""
+    """Thinned clouds of points [n, 3] and [m, 3] in metres, about any origins.
+
+    Raises:
+        VidsslError: a cloud without points, at which small_gicp would crash.
+    """
     import small_gicp
 
+    if min(len(points_a), len(points_b)) == 0:
+        raise VidsslError(f"clouds: got {len(points_a)} and {len(points_b)} points; there is nothing to align")
     a, b = (
         small_gicp.preprocess_points(points.astype(np.float64), spacing, NEIGHBOURS, 1)
         for points in (points_a, points_b)
@@ -119,7 +125,11 @@ def candidates(
     Raises:
         VidsslError: as `prepare`.
     """
-    clouds = prepare(depth_a, depth_b, K)
+    return from_starts(prepare(depth_a, depth_b, K), starts)
+
+
+def from_starts(clouds: Clouds, starts: ArrayLike | None = None) -> tuple[NDArray[np.float32], Floats]:
+    """`candidates` of clouds."""
     found, fits = [], []
     for start in default_starts() if starts is None else np.asarray(starts):
         rotation, translation = refine(clouds, start)
@@ -224,8 +234,13 @@ def _points(depth_a: ArrayLike, depth_b: ArrayLike, K: ArrayLike) -> tuple[Float
             f"depth_a and depth_b: got {a.shape} and {b.shape} pixels; both must come from the camera of K"
         )
     matrix = check_intrinsics(K, (a.shape[0], a.shape[1]))
-    points = [backproject(depth, matrix).astype(np.float64) for depth in (a, b)]
-    return points[0] - points[0].mean(axis=0), points[1] - points[1].mean(axis=0)
+    return centred(backproject(a, matrix)), centred(backproject(b, matrix))
+
+
+def centred(points: NDArray[np.floating]) -> Floats:
+    """Points [n, 3] about their mean."""
+    exact = points.astype(np.float64)
+    return exact - exact.mean(axis=0)
 
 
 def _distances(tree: Any, points: Floats) -> Floats:

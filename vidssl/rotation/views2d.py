@@ -212,6 +212,8 @@ class ViewsEstimator:
                     f"{name}: expected uint8 [H,W] or [H,W,3], got {image.dtype} {image.shape}; "
                     "pass pictures as the camera gives them"
                 )
+            if image.size == 0:
+                raise VidsslError(f"{name}: an empty picture {image.shape}; pass pictures as the camera gives them")
             if image.min() == image.max():
                 raise VidsslError(f"{name}: all pixels are {image.min()}, nothing to see; check the camera")
             pair.append(torch.from_numpy(np.ascontiguousarray(image))[None])
