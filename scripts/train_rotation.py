@@ -52,7 +52,7 @@ class Config:
     """where to train"""
     limit: int | None = None
     """take so many meshes at most"""
-    calibration: int = 1800
+    calibration: int = 3000
     """pairs of views of objects held back, on which it is learned how far estimates can be trusted"""
     seed: int = 0
     """random seed"""

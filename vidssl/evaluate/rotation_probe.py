@@ -98,7 +98,7 @@ def group_pairs(features: Tensor, rotations: ArrayLike, objects: ArrayLike, degr
 
 
 def rotation_probe(
-    train: Pairs, test: Pairs, *, hidden: int = 256, epochs: int = 20, lr: float = 1e-3, batch: int = 256, seed: int = 0
+    train: Pairs, test: Pairs, *, hidden: int = 512, epochs: int = 20, lr: float = 1e-3, batch: int = 256, seed: int = 0
 ) -> RotationProbeResult:
     """Trains a probe on one set of objects, judges it on another.
 
