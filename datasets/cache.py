@@ -14,7 +14,9 @@ import shutil
 import sys
 import zlib
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -256,8 +258,10 @@ def _plan(files: Sequence[VideoFile], indices: dict[str, VideoIndex]) -> list[_J
 
 
 def _announce(folder: Path, needed: int) -> None:
-    for left in sorted(folder.absolute().parent.glob(f".{folder.name}.*{PART}")):
-        size = sum(file.stat().st_size for file in left.glob("*"))
+    for left in sorted(folder.absolute().parent.glob(f".{escape(folder.name)}.{'[0-9a-f]' * 12}{PART}")):
+        size = 0
+        with suppress(OSError):  # it may be another's, finished at this moment
+            size = sum(file.stat().st_size for file in left.glob("*"))
         print(
             f"{left}: {size / 1e9:.2f} GB of a cache that was never finished; delete it, unless it is being built now",
             file=sys.stderr,

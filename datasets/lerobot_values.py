@@ -46,7 +46,8 @@ def stored_value(name: str, feature: dict[str, Any], value: Any) -> Any:
         fits = array.shape == shape and array.dtype == np.uint8
     else:
         fits = array.shape == shape or (shape == (1,) and array.ndim == 0)
-        fits = fits and np.can_cast(array.dtype, kind, "same_kind" if np.dtype(kind).kind in "bf" else "unsafe")
+        whole = np.dtype(kind).kind in "iu"
+        fits = fits and (array.dtype.kind in "biuf" if whole else np.can_cast(array.dtype, kind, "same_kind"))
         if fits and not _holds(np.dtype(kind), array):
             raise VidsslError(f"{name}: {kind} can't hold all of {array.tolist()}; give the feature another dtype")
     if not fits:

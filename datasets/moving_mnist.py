@@ -8,6 +8,7 @@ reflected exactly, so a position is a closed form of time, and sequence i a func
 """
 
 import hashlib
+import zlib
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
@@ -221,7 +222,7 @@ def _read(file: Path) -> Images:
 def _read_csv(file: Path) -> Images:
     try:
         table = np.loadtxt(file, delimiter=",", ndmin=2)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zlib.error) as error:
         raise VidsslError(
             f"{file}: no table of numbers ({error}); a row a digit: 784 values, then the label"
         ) from error
@@ -238,11 +239,14 @@ def _read_csv(file: Path) -> Images:
     return pixels.astype(np.uint8).reshape(-1, DIGIT, DIGIT)
 
 
+UNREADABLE = (ValueError, OSError, EOFError, BadZipFile, zlib.error, TypeError)  # TypeError: of a .npy, no archive
+
+
 def _read_npz(file: Path) -> Images:
     try:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
-    except (ValueError, OSError, EOFError, BadZipFile, TypeError) as error:  # TypeError: of a .npy, which is no archive
+    except UNREADABLE as error:
         raise VidsslError(f"{file}: no readable .npz of plain arrays ({error}); fetch or write it again") from error
     fitting = [array for array in found.values() if array.dtype == np.uint8 and array.shape[1:] == (DIGIT, DIGIT)]
     if len(fitting) != 1:

@@ -105,22 +105,30 @@ class ViewBatches:
     def _seen_again(self, noisy: Floats, meshes: NDArray[np.int64], poses: Floats, offsets: Floats, step: int) -> None:
         """Views with next to nothing in them, as of a thin thing from its end, drawn anew in place, in other poses.
 
+        What is no better after TRIES shows what another view of the object does.
+
         Raises:
             VidsslError: an object of which nothing can be seen.
         """
         flat, moved, which = poses.reshape(-1, 3, 3), offsets.reshape(-1, 3), np.repeat(meshes, self.views)
+
+        def scarce() -> NDArray[np.int64]:
+            return np.flatnonzero(np.count_nonzero(noisy, axis=(1, 2)) < FEWEST_POINTS)
+
         for attempt in range(TRIES):
-            few = np.flatnonzero(np.count_nonzero(noisy, axis=(1, 2)) < FEWEST_POINTS)
-            if not len(few):
+            if not len(few := scarce()):
                 return
             rng = np.random.default_rng([self.seed, step, 2, attempt])
             flat[few] = Rotation.random(len(few), rng).as_matrix()
             depth = self.renderer.depth(which[few], flat[few], moved[few])
             noisy[few] = _sensor(rng)(depth, rng, rng.random(len(few)) < 0.5)
-        raise VidsslError(
-            f"{self.renderer.meshes[which[few[0]]].name}: {TRIES} views in a row have fewer than {FEWEST_POINTS} "
-            "points; it is too thin for this camera, leave it out"
-        )
+        for view in scarce():
+            own = np.arange(self.views) + view // self.views * self.views
+            best = own[np.count_nonzero(noisy[own], axis=(1, 2)).argmax()]
+            if not noisy[best].any():
+                name = self.renderer.meshes[which[view]].name
+                raise VidsslError(f"{name}: nothing of it can be seen; it is too thin for this camera, leave it out")
+            noisy[view], flat[view], moved[view] = noisy[best], flat[best], moved[best]
 
 
 def _sensor(rng: np.random.Generator) -> DepthSensor:

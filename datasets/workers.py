@@ -40,6 +40,7 @@ class _Worker:
     busy: bool = False
     ready: bool = False
     since: float = 0.0
+    forgiven: bool = False  # a deadline, for the task at hand
 
 
 class WorkerPool:
@@ -49,7 +50,7 @@ class WorkerPool:
         function: importable from its module. Returns an array (sent as bytes) or anything small, or raises
             `VidsslError` for a bad file. A generator function returns likewise, and every `yield` renews its deadline.
         workers: number of processes.
-        deadline: seconds a task may take.
+        deadline: seconds a task may take, or until its next sign of life.
         start: "spawn" (a fresh interpreter) or "fork"; decoders live in the worker alone, so both are safe.
     """
 
@@ -78,7 +79,7 @@ class WorkerPool:
     def submit(self, task: Any, *arguments: Any) -> None:
         """Give a task to an idle worker; `poll` answers with the same `task`."""
         worker = next(worker for worker in self._workers if not worker.busy)
-        worker.task, worker.busy, worker.since = task, True, time.monotonic()
+        worker.task, worker.busy, worker.since, worker.forgiven = task, True, time.monotonic(), False
         with suppress(OSError):  # it died while idle: `poll` finds out
             worker.pipe.send(arguments)
 
@@ -90,19 +91,11 @@ class WorkerPool:
         """
         pipes = {worker.pipe: slot for slot, worker in enumerate(self._workers)}
         readable = wait(list(pipes), timeout)
-        self._forgive_pause(timeout)
+        away = time.monotonic() - self._polled - timeout > PAUSE
         ended = [self._receive(pipes[pipe]) for pipe in readable]  # type: ignore[index]
-        ended += [self._overdue(slot) for slot in range(len(self._workers))]
+        ended += [self._overdue(slot, away) for slot in range(len(self._workers))]
         self._polled = time.monotonic()
         return [answer for answer in ended if answer is not None]
-
-    def _forgive_pause(self, timeout: float) -> None:
-        """A process that was stopped (Ctrl-Z, a suspended job) takes the time off the workers', stopped with it."""
-        now = time.monotonic()
-        away = now - self._polled - timeout
-        if away > PAUSE:
-            for worker in self._workers:
-                worker.since = min(now, worker.since + away)
 
     def _receive(self, slot: int) -> tuple[Any, Any] | None:
         worker = self._workers[slot]
@@ -121,10 +114,15 @@ class WorkerPool:
         worker.busy = False
         return worker.task, Failure(value) if kind == "failure" else value
 
-    def _overdue(self, slot: int) -> tuple[Any, Any] | None:
+    def _overdue(self, slot: int, away: bool) -> tuple[Any, Any] | None:
+        """Kills a worker past its deadline. One that may have been stopped along with this process (Ctrl-Z, a suspended
+        job), which was `away`, gets the time of one more first."""
         worker = self._workers[slot]
         limit = self._deadline if worker.ready else max(START_SECONDS, self._deadline)
         if not worker.busy or time.monotonic() - worker.since <= limit:
+            return None
+        if away and not worker.forgiven:
+            worker.since, worker.forgiven = time.monotonic(), True
             return None
         slow = f"no answer within {self._deadline:g} s: it hangs, or is too slow here (then raise --deadline)"
         return self._replace(slot, slow)

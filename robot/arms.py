@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from vidssl.encoders import build_encoder
+from vidssl.encoders import untrained_encoder
 from vidssl.encoders.context import build_context
 from vidssl.errors import VidsslError, unknown_name
 from vidssl.features import FeatureExtractor
@@ -49,7 +49,7 @@ class Architecture:
         """An extractor with random weights."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            encoder = build_encoder(self.encoder, self.size)
+            encoder = untrained_encoder(self.encoder, self.size)
             config: dict[str, Any] = {"encoder": {"name": self.encoder, "dim": encoder.dim}, "context": None}
             if self.context is None or self.context_dim is None:
                 return FeatureExtractor(encoder, None, self.size, fps, config=config)

@@ -38,7 +38,8 @@ class Config:
     out: Path
     """run folder to write"""
     weights: Path | None = None
-    """file of the timm model's weights, as timm reads them (.safetensors, .pth); those it publishes when not given"""
+    """file of the timm model's weights, whole, with the classifier it is published with, as timm reads them
+    (.safetensors, .pth); those it publishes when not given"""
     size: int | None = None
     """frames are scaled to size x size pixels; those the timm model was made for when not given"""
     frames: int = 10

@@ -344,7 +344,7 @@ def test_numbers_are_kept_or_refused() -> None:
     for dtype, value, shape in (("int8", 300, 1), ("uint8", -1, 1), ("int32", [2**40, 1], 2), ("float16", 1e9, 1)):
         with pytest.raises(VidsslError, match=f"x: {dtype} can't hold all of .*give the feature another dtype"):
             stored(dtype, value, shape)
-    for dtype, value in (("int64", 1.5), ("bool", 1)):
+    for dtype, value in (("int64", 1.5), ("bool", 1), ("int64", "abc"), ("uint8", None), ("int64", 1j)):
         with pytest.raises(VidsslError, match=f"x: .*{dtype}"):
             stored(dtype, value, 1)
 

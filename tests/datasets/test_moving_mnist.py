@@ -108,11 +108,16 @@ def test_wrong_digits_are_answered(tmp_path: Path) -> None:
         "two.npz": r"found a uint8 \(2, 28, 28\), b uint8",
         "cut.npz": "no readable .npz of plain arrays",
         "garbage.npz": "no readable .npz of plain arrays",
+        "flipped.npz": "no readable .npz of plain arrays",
         "one.npz": "no readable .npz of plain arrays",
         "cut.csv.gz": "no table of numbers",
     }
     (tmp_path / "cut.npz").write_bytes((tmp_path / "two.npz").read_bytes()[:900])
     (tmp_path / "garbage.npz").write_text("no arrays")
+    np.savez_compressed(tmp_path / "flipped.npz", a=np.random.default_rng(0).integers(0, 255, (9, 28, 28), np.uint8))
+    data = bytearray((tmp_path / "flipped.npz").read_bytes())
+    data[300:340] = bytes(40)
+    (tmp_path / "flipped.npz").write_bytes(data)
     with (tmp_path / "one.npz").open("wb") as file:
         np.save(file, np.zeros((2, 28, 28), np.uint8))
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress((tmp_path / "narrow.csv").read_bytes())[:-12])

@@ -83,8 +83,12 @@ def test_thin_things_are_not_shown_from_their_end() -> None:
     assert same(batch, thin.draw(0))
     turned = batch["rotation"].flatten(0, 1)
     assert torch.allclose(turned @ turned.mT, torch.eye(3).expand_as(turned), atol=1e-5)
-    with pytest.raises(VidsslError, match=r"hair: 8 views in a row have fewer than 50 points; .* leave it out"):
-        ViewBatches(MeshRenderer([box((1e-5, 1e-5, 0.2), name="hair")]), objects=2, views=2).draw(0)
+    needle = ViewBatches(MeshRenderer([box((0.0012, 0.0012, 0.2), name="needle")]), objects=24, views=3, seed=0)
+    for step in range(3):
+        batch = needle.draw(step)
+        assert int((batch["depth"] > 0).sum((2, 3)).min()) > 0, "the best there is"
+    with pytest.raises(VidsslError, match=r"hair: nothing of it can be seen; .* leave it out"):
+        ViewBatches(MeshRenderer([box((1e-6, 1e-6, 0.2), name="hair")]), objects=2, views=2).draw(0)
 
 
 def test_every_object_once_an_epoch(batches: ViewBatches) -> None:

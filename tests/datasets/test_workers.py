@@ -61,6 +61,19 @@ def test_a_pause_of_everybody_is_nobodys_fault(monkeypatch: pytest.MonkeyPatch) 
             assert expected in str(answer[1])
 
 
+def test_a_busy_parent_does_not_keep_a_hanging_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vidssl.datasets.workers.PAUSE", 0.2)
+    with WorkerPool(task, workers=1, deadline=0.5, start="fork") as pool:
+        while not pool._workers[0].ready:
+            pool.poll(0.05)
+        pool.submit("a", "hang", 0)
+        answers: list[tuple[object, object]] = []
+        for _ in range(4):  # of 0.6 s: forgiven once, then killed
+            time.sleep(0.6)
+            answers += pool.poll(0.01)
+        assert "no answer within 0.5 s" in str(answers[0][1])
+
+
 def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(

@@ -84,7 +84,9 @@ def timm(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         if name == "maps_last" and settings["img_size"] == (32, 40):
             raise AssertionError("Input width should be divisible")
         model: Any = MODELS[name]()
-        model.pretrained_cfg = {"mean": MEAN, "std": STD, "architecture": name, "tag": "in1k"}
+        model.pretrained_cfg = {"mean": MEAN, "std": STD, "architecture": name}
+        if name != "unpublished":
+            model.pretrained_cfg["tag"] = "in1k"
         if pretrained and pretrained_cfg_overlay is None:
             raise OSError("[Errno 101] Network is unreachable")
         if pretrained:
@@ -168,6 +170,7 @@ def test_weights_of_a_file(timm: list[dict[str, Any]], tmp_path: Path) -> None:
 def test_weights_that_are_published(timm: list[dict[str, Any]]) -> None:
     with pytest.raises(VidsslError, match=r"can't be fetched; give a file of them: --weights FILE .*unreachable"):
         timm_encoder("maps", (32, 32), "published")
+    assert timm_encoder("unpublished", (32, 32)).tag == "unpublished"
     with pytest.raises(VidsslError, match="timm publishes no weights of it"):
         timm_encoder("unpublished", (32, 32), "published")
 

@@ -53,10 +53,15 @@ def test_what_evaluation_asks_of_a_run(tmp_path: Path) -> None:
     """An imported run has what the probes, the baselines and the export read from config.json."""
     from vidssl.evaluate.baselines import untrained
     from vidssl.export import export_encoder
+    from vidssl.robot.arms import Architecture
 
     main(["test_import_encoder:brightness", "--size", "32", "--out", str(tmp_path / "run")])
     enc = vidssl.load_encoder(tmp_path / "run")
-    assert untrained(enc, 0).dim == 3
+    frames = np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3), np.uint8)
+    for other in (untrained(enc, 0), Architecture.of(enc).untrained(0)):  # not the network as it brings its weights
+        assert float((other(frames) - enc(frames)).abs().min(0).values.max()) > 0.05
+    assert torch.equal(untrained(enc, 0)(frames), untrained(enc, 0)(frames))
+    assert not torch.equal(untrained(enc, 0)(frames), untrained(enc, 1)(frames))
     export_encoder(enc, tmp_path / "encoder.onnx", "onnx")
     exported = vidssl.load_exported(tmp_path / "encoder.onnx", threads=1)
     frame = np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)

@@ -13,6 +13,9 @@ A new encoder is a function `(size) -> nn.Module` and one line in `ENCODERS`; on
 from collections.abc import Callable
 from functools import partial
 
+import torch
+from torch import nn
+
 from vidssl.encoders.clip import ClipEncoder, video_resnet_encoder
 from vidssl.encoders.frame import FrameEncoder, control_encoder, fine_encoder, resnet_encoder, small_encoder
 from vidssl.encoders.timm import timm_encoder
@@ -61,6 +64,25 @@ def build_encoder(name: str, size: tuple[int, int]) -> Encoder:
     if name.startswith("timm:"):
         return timm_encoder(name.removeprefix("timm:"), size)
     return ENCODERS[name](size) if name in ENCODERS else _from_elsewhere(name, size)
+
+
+def untrained_encoder(name: str, size: tuple[int, int]) -> Encoder:
+    """As `build_encoder`, and random also where a callable from elsewhere brings weights: the same each time it is
+    called, they are drawn anew, as each module draws its own, or with a deviation of 0.02 where it has no way to."""
+    encoder = build_encoder(name, size)
+    if name in ENCODERS or name.startswith("timm:"):
+        return encoder
+    again = build_encoder(name, size).state_dict()
+    if any(not torch.equal(value, again[key]) for key, value in encoder.state_dict().items()):
+        return encoder
+    for module in encoder.modules():
+        reset = getattr(module, "reset_parameters", None)
+        if reset is not None:
+            reset()
+            continue
+        for parameter in module.parameters(recurse=False):
+            nn.init.normal_(parameter, std=0.02)
+    return encoder
 
 
 def _from_elsewhere(name: str, size: tuple[int, int]) -> Encoder:

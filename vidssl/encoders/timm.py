@@ -32,7 +32,7 @@ class TimmEncoder(FrameEncoder):
     def __init__(self, trunk: nn.Module, channels: int, cells: int, published: dict[str, Any]) -> None:
         head = nn.Sequential(nn.AdaptiveAvgPool2d(cells), nn.Flatten())
         super().__init__(trunk, head, channels * cells**2, "colour")
-        self.tag = f"{published['architecture']}.{published['tag']}"
+        self.tag = ".".join(part for part in (published["architecture"], published.get("tag")) if part)
         mean, std = published["mean"], published["std"]
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)

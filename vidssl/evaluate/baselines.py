@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from vidssl.encoders import build_encoder
+from vidssl.encoders import untrained_encoder
 from vidssl.encoders.context import build_context
 from vidssl.errors import VidsslError
 from vidssl.features import FeatureExtractor
@@ -60,7 +60,7 @@ def fresh(config: dict[str, Any], seed: int, device: str | torch.device = "cpu")
     size = (int(config["image_size"][0]), int(config["image_size"][1]))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = build_encoder(config["encoder"]["name"], size)
+        encoder = untrained_encoder(config["encoder"]["name"], size)
         context = None
         if config["context"] is not None:
             context = build_context(config["context"]["name"], encoder.dim, config["context"]["dim"])
