@@ -229,16 +229,16 @@ def test_scan_remembers(folder: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     import vidssl.datasets.scan
 
     read: list[Path] = []
-    index_video = vidssl.datasets.scan.index_video
-    monkeypatch.setattr(vidssl.datasets.scan, "index_video", lambda path: (read.append(path), index_video(path))[1])
+    index = vidssl.datasets.scan.index_in_steps
+    monkeypatch.setattr(vidssl.datasets.scan, "index_in_steps", lambda path: (read.append(path), index(path))[1])
     again = scan()
     assert [path.name for path in read] == ["v5.mp4"]
-    for name, index in first.items():
+    for name, before in first.items():
         assert list(again) == list(first)
         for field in ("pts", "times", "order", "keyframes"):
-            np.testing.assert_array_equal(getattr(again[name], field), getattr(index, field))
+            np.testing.assert_array_equal(getattr(again[name], field), getattr(before, field))
         for field in ("turn", "time_base", "codec", "height", "width", "counted"):
-            assert getattr(again[name], field) == getattr(index, field)
+            assert getattr(again[name], field) == getattr(before, field)
 
 
 def test_manifest(folder: Path) -> None:
