@@ -38,7 +38,9 @@ def check_sides(height: int, width: int) -> None:
 
 
 def exact_rate(fps: float) -> Fraction:
-    """Frames per second as a fraction: 30000/1001 for 29.97002997, whose 634th part of 19001 is off after half an hour.
+    """Frames per second as a fraction: 30000/1001 for 29.97002997.
+
+    With 1000 below at most it would be 19001/634, which is off by a tenth of a millisecond after half an hour.
 
     Raises:
         VidsslError: less than a frame in 100,000 seconds.
